@@ -1,0 +1,11 @@
+//! A TCP and UDP tunnel and forwarder, run by a URL.
+//!
+//! | module | holds | may use |
+//! |---|---|---|
+//! | [`limits`] | every size, count and time | nothing |
+//!
+//! The program is `main.rs`; this library lets tests and benchmarks reach the same code.
+
+#![forbid(unsafe_code)]
+
+pub mod limits;

@@ -1,0 +1,373 @@
+//! Every size, count and time that bounds the program.
+//!
+//! Constants are fixed; the members of [`Limits`] can be overridden by the environment
+//! (`config/env.rs`), which checks their ranges once at start.
+
+use std::time::Duration;
+
+/// What the `NP_` variables set: read once at start, then handed down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Signals queued for one control channel.
+    pub signal_queue_max: usize,
+    /// Copy buffer for one direction, where the kernel cannot move the bytes itself (bytes).
+    pub tcp_buffer_size: usize,
+    /// Largest datagram that is passed on (bytes); unset, each core has its own.
+    pub udp_datagram_size_max: Option<usize>,
+    /// Each step of a handshake.
+    pub handshake_timeout: Duration,
+    /// One TCP dial: names, addresses and targets tried within it.
+    pub tcp_dial_timeout: Duration,
+    /// One UDP dial: the resolution of the name.
+    pub udp_dial_timeout: Duration,
+    /// A UDP session without a datagram either way for this long ends.
+    pub udp_read_timeout: Duration,
+    /// Wait for a pool connection.
+    pub pool_get_timeout: Duration,
+    /// Shortest pause between two rounds of pool filling.
+    pub pool_interval_min: Duration,
+    /// Longest pause between two rounds of pool filling.
+    pub pool_interval_max: Duration,
+    /// Checkpoint line, ping, latency probe.
+    pub report_interval: Duration,
+    /// `lbs=2`: back to the first target this long after leaving it.
+    pub fallback_interval: Duration,
+    /// Pause before a restart, doubled while restarts keep failing.
+    pub service_cooldown: Duration,
+    /// Time that open connections are given at a stop.
+    pub shutdown_timeout: Duration,
+    /// Re-check of certificate files, state backup.
+    pub reload_interval: Duration,
+    /// Directory of the master's state; unset, the master looks for one.
+    pub state_directory: Option<std::path::PathBuf>,
+    /// Stack of each thread (bytes).
+    pub stack_size: usize,
+    /// Default of the option `min`.
+    pub pool_min_default: u32,
+    /// Default of the option `max`.
+    pub pool_max_default: u32,
+}
+
+/// Longest URL that is read (bytes).
+pub const URL_SIZE_MAX: usize = 8 * 1024;
+/// Most `name=value` pairs of one URL. Three times what any core knows; more is a mistake.
+pub const URL_OPTIONS_COUNT_MAX: usize = 64;
+/// Most targets of one URL: one dial tries them all before its deadline.
+pub const TARGETS_COUNT_MAX: usize = 64;
+/// Most name servers of the option `dns`.
+pub const NAME_SERVERS_COUNT_MAX: usize = 8;
+/// Longest host name (characters, RFC 1035 section 2.3.4 without the dots of the wire form).
+pub const HOST_NAME_LENGTH_MAX: usize = 253;
+/// Most of a rejected value that an error shows (characters).
+pub const SHOWN_LENGTH_MAX: usize = 64;
+/// Largest `min` and `max`: more idle pool connections than this would use up every port.
+pub const POOL_SIZE_MAX: u32 = 65536;
+/// Largest `rate` (megabits per second, so 1 Tbit/s): far from overflow once it is in bytes.
+pub const RATE_MAX: u64 = 1_000_000;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            signal_queue_max: 65536,
+            tcp_buffer_size: 16 * 1024,
+            udp_datagram_size_max: None,
+            handshake_timeout: Duration::from_secs(5),
+            tcp_dial_timeout: Duration::from_secs(5),
+            udp_dial_timeout: Duration::from_secs(5),
+            udp_read_timeout: Duration::from_secs(30),
+            pool_get_timeout: Duration::from_secs(5),
+            pool_interval_min: Duration::from_millis(100),
+            pool_interval_max: Duration::from_secs(1),
+            report_interval: Duration::from_secs(5),
+            fallback_interval: Duration::from_secs(300),
+            service_cooldown: Duration::from_secs(3),
+            shutdown_timeout: Duration::from_secs(5),
+            reload_interval: Duration::from_secs(3600),
+            state_directory: None,
+            stack_size: STACK_SIZE,
+            pool_min_default: 64,
+            pool_max_default: 1024,
+        }
+    }
+}
+
+/// Stack of a thread unless `NP_STACK_SIZE` says otherwise (bytes). Release code was seen to run
+/// on 16 KiB; unoptimised code keeps every temporary in a slot of its own.
+pub const STACK_SIZE: usize = if cfg!(debug_assertions) {
+    256 * 1024
+} else {
+    64 * 1024
+};
+
+// Threads
+
+/// Most session threads, whatever the system would allow.
+pub const THREADS_MAX: usize = 32 * 1024;
+
+/// Most threads kept without work; about 12 KiB of memory each.
+pub const PARKED_THREADS_MAX: usize = 128;
+
+/// How long a thread without work is kept.
+pub const THREAD_PARK_TIMEOUT: Duration = Duration::from_secs(10);
+
+// Log
+
+/// Lines that wait for standard output; 8 KiB each at most.
+pub const LOG_QUEUE_MAX: usize = 1024;
+
+/// Longest text of one line (bytes).
+pub const LOG_LINE_SIZE_MAX: usize = 8 * 1024;
+
+/// Failures of one kind that are logged one by one within an interval; more are counted.
+pub const LOG_REPEAT_MAX: u32 = 10;
+
+/// The interval of `LOG_REPEAT_MAX`.
+pub const LOG_REPEAT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long the end of the program waits for standard output to take the last lines.
+pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+
+// Rate
+
+/// Length of a turn under `rate`: short enough that a lone flow looks smooth.
+pub const RATE_TURN_DURATION: Duration = Duration::from_millis(10);
+
+/// Fewest bytes of a turn, so that a slow rate does not become a stream of tiny segments.
+pub const RATE_TURN_SIZE_MIN: usize = 1250;
+
+/// Most bytes of a turn: what a pipe takes at once.
+pub const RATE_TURN_SIZE_MAX: usize = 512 * 1024;
+
+// Relay
+
+/// Least size of a copy buffer (bytes).
+pub const TCP_BUFFER_SIZE_MIN: usize = 1024;
+
+/// Reads and writes of one direction before the other one gets its turn.
+pub const RELAY_ROUNDS_MAX: usize = 16;
+
+/// Small buffers kept for the next relay.
+pub const BUFFERS_IDLE_MAX: usize = 32;
+
+/// Buffer for bulk that cannot go through a pipe (bytes): larger ones gained nothing.
+pub const LARGE_BUFFER_SIZE: usize = 256 * 1024;
+
+/// Most large buffers at a time; whoever gets none uses a small one.
+pub const LARGE_BUFFERS_MAX: usize = 16;
+
+/// Capacity asked for a pipe (bytes), and the least that beats copying.
+pub const PIPE_SIZE: usize = 512 * 1024;
+/// Least capacity of a pipe with which splicing beats copying (bytes).
+pub const PIPE_SIZE_MIN: usize = 256 * 1024;
+
+/// After the kernel refused a pipe, it is not asked for one for this long.
+pub const PIPE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Most pipes at a time; whoever gets none copies.
+pub const PIPES_MAX: usize = 64;
+
+/// Pipes, and large buffers, kept for the next bulk transfer.
+pub const PIPES_IDLE_MAX: usize = 8;
+
+/// Bytes in reads that filled their buffer after which a direction counts as bulk.
+pub const SPLICE_STREAK: usize = 1024 * 1024;
+
+/// Most that such a streak counts: it is halved by each read that brings little.
+pub const SPLICE_STREAK_MAX: usize = 4 * SPLICE_STREAK;
+
+/// While bytes wait for a side that does not take them, option `read` is this many times as long:
+/// the kernel tells of room only when a third of its buffer, some megabytes, has been read.
+pub const BLOCKED_FACTOR: u32 = 10;
+
+/// After one side broke, how long the other one is given to take what was read before.
+pub const RESET_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+// Targets
+
+/// How long a target may take to answer the connect that measures its latency.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A target that failed is tried after all others for this long.
+pub const TARGET_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+// Listeners
+
+/// Connections that may wait to be accepted; the kernel cuts it to `somaxconn`.
+pub const ACCEPT_BACKLOG: i32 = 4096;
+
+/// Visitors accepted in a row before the thread looks whether it should stop.
+pub const ACCEPT_BATCH_MAX: usize = 64;
+
+/// Pause of an accept loop that the system gave an error.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Ports tried for one that is free for TCP and for UDP.
+pub const FREE_PORT_TRIES_MAX: usize = 16;
+
+// Dialling
+
+/// Between the starts of two connects to addresses of one name (RFC 8305 section 5).
+pub const DIAL_STAGGER: Duration = Duration::from_millis(250);
+
+/// Least time for one target of a list, while that much is left.
+pub const DIAL_SHARE_MIN: Duration = Duration::from_secs(1);
+
+/// Idle time before the kernel probes whether a peer is alive, and between two probes.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Probes without an answer after which a connection is dead.
+pub const KEEPALIVE_PROBES: u32 = 4;
+
+// Names
+
+/// Names that are kept; those of a configuration are fewer.
+pub const NAMES_MAX: usize = 1024;
+
+/// How often somebody who waits for a name looks whether it is still wanted.
+pub const NAME_WANTED_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long the failure to resolve a name is believed.
+pub const NAME_FAILURE_DURATION: Duration = Duration::from_secs(1);
+
+/// How long the answer of a name server that was chosen by `dns` is believed.
+pub const SERVERS_CACHE_DURATION: Duration = Duration::from_secs(300);
+
+/// Names that can be resolved at the same time.
+pub const NAME_THREADS_MAX: usize = 8;
+
+/// Least stack of a thread that calls the system's resolver (bytes), which keeps its answers
+/// there.
+pub const NAME_STACK_SIZE_MIN: usize = 256 * 1024;
+
+/// Longest domain name in its wire form, length octets and root included (bytes).
+/// RFC 1035 section 2.3.4.
+pub const NAME_SIZE_MAX: usize = 255;
+/// Longest label of a domain name (bytes). RFC 1035 section 2.3.4.
+pub const NAME_LABEL_SIZE_MAX: usize = 63;
+/// Most compression pointers followed for one name: no name of legal size has more labels than
+/// this, so none needs more.
+pub const NAME_POINTERS_MAX: usize = 127;
+/// Longest chain of aliases (CNAME) followed within one answer; what common resolvers allow.
+pub const NAME_ALIASES_MAX: usize = 16;
+/// Most addresses kept of a name; a dial tries them one after the other, so more help nobody.
+pub const NAME_ADDRESSES_MAX: usize = 16;
+/// Largest answer asked for over UDP (bytes): passes any path without fragments, as the DNS flag
+/// day 2020 settled.
+pub const NAME_DATAGRAM_SIZE_MAX: u16 = 1232;
+/// Largest answer taken over TCP (bytes): several hundred addresses, many times what is kept.
+pub const NAME_STREAM_SIZE_MAX: usize = 16 * 1024;
+/// How often each name server is asked for one name, at most.
+pub const NAME_ROUNDS_MAX: usize = 2;
+/// Silence after which the next name server is asked; the one before may still answer.
+pub const NAME_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+/// One exchange over TCP: connect, ask, read. Longer than over UDP for its extra round trip.
+pub const NAME_STREAM_TIMEOUT: Duration = Duration::from_secs(2);
+/// Wait for the addresses of one family when those of the other are there. RFC 8305 section 3
+/// has 50 ms; more, because nobody asks again for what came too late while it is cached.
+pub const NAME_GRACE_TIMEOUT: Duration = Duration::from_millis(250);
+/// Datagrams that answer nothing we asked, taken on one socket before it is given up: someone who
+/// guesses the id gets this many tries of 65536.
+pub const NAME_STRAYS_MAX: usize = 64;
+
+// Each label of a pointer chain takes at least a length octet and one more, and the root one.
+const _: () = assert!(NAME_POINTERS_MAX * 2 < NAME_SIZE_MAX);
+// The length octets of labels must not look like a pointer.
+const _: () = assert!(NAME_LABEL_SIZE_MAX < 0x40);
+// RFC 6891 section 6.2.3: smaller payload sizes count as 512.
+const _: () = assert!(NAME_DATAGRAM_SIZE_MAX >= 512);
+
+// UDP
+
+/// Kernel buffer asked for a UDP listener, each way (bytes).
+pub const UDP_LISTENER_BUFFER_SIZE: usize = 4 * 1024 * 1024;
+
+/// Kernel buffer asked for the socket of one UDP session, each way (bytes).
+pub const UDP_SESSION_BUFFER_SIZE: usize = 512 * 1024;
+
+/// Largest datagram of UDP over IPv4 (bytes).
+pub const DATAGRAM_SIZE_MAX: usize = 65507;
+
+/// Room for one datagram, or for many that the kernel has joined (bytes): none is ever cut.
+pub const DATAGRAM_BUFFER_SIZE: usize = 64 * 1024;
+const _: () = assert!(DATAGRAM_BUFFER_SIZE > DATAGRAM_SIZE_MAX);
+
+/// Datagrams, joined or single, received by one call.
+pub const DATAGRAM_BATCH_SIZE: usize = 16;
+
+/// Batches of one socket before the next one gets its turn.
+pub const DATAGRAM_ROUNDS_MAX: usize = 4;
+
+/// Receives of single datagrams in one turn under `rate`.
+pub const DATAGRAM_TURN_ROUNDS_MAX: usize = 128;
+
+/// Sockets that one look at the UDP sessions tells of.
+pub const UDP_EVENTS_MAX: usize = 128;
+
+/// Bytes that all UDP sessions of an instance hold while names are resolved.
+pub const UDP_OPENING_TOTAL_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes that a UDP session holds while the name of its target is resolved.
+pub const UDP_OPENING_SIZE_MAX: usize = 64 * 1024;
+
+/// Datagrams that a UDP session holds while the name of its target is resolved.
+pub const UDP_OPENING_COUNT_MAX: usize = 64;
+
+/// Longest time between two looks for UDP sessions that are idle.
+pub const UDP_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// At a stop, UDP sessions end when none had a datagram for this long: they have no other end.
+pub const UDP_DRAIN_QUIET: Duration = Duration::from_millis(500);
+
+// Sessions
+
+/// With `block`: how long a visitor may stay silent before its target is dialled.
+pub const SNIFF_SILENCE_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// With `block`: how long a visitor whose first bytes tell nothing yet is given for more.
+pub const SNIFF_UNCLEAR_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often a stop looks whether all visitors have left.
+pub const DRAIN_TICK: Duration = Duration::from_millis(20);
+
+/// Longest wait for threads that have been told to stop.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The same after another signal, which says that the end cannot wait.
+pub const STOP_AGAIN_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Most that the pause before a restart grows to, as a multiple of the cool-down.
+pub const COOLDOWN_FACTOR_MAX: u32 = 10;
+
+/// Descriptors that the program takes for itself, about: listeners, events, log, names.
+pub const DESCRIPTORS_RESERVED: usize = 16;
+
+// Tunnel protocol
+
+/// Longest head of a handshake request or answer, its empty line included (bytes).
+pub const HANDSHAKE_HEAD_SIZE_MAX: usize = 8 * 1024;
+
+/// Most header lines of a handshake: twice what a proxy or CDN in front was seen to add.
+pub const HANDSHAKE_HEADERS_COUNT_MAX: usize = 64;
+
+/// Largest body of a handshake answer (bytes): ours has less than 300.
+pub const HANDSHAKE_BODY_SIZE_MAX: usize = 4 * 1024;
+
+/// How long a client may take to answer the challenge of a native handshake.
+pub const CHALLENGE_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// Answered challenges remembered, each at most [`CHALLENGE_AGE_MAX`], so that none counts twice;
+/// about 64 bytes each. When it is full, new handshakes are refused: that takes 136 in a second,
+/// all of them with the right key.
+pub const CHALLENGES_REMEMBERED_MAX: usize = 4096;
+
+/// Longest line of the control channel, newline included (bytes).
+pub const CONTROL_LINE_SIZE_MAX: usize = 4 * 1024;
+
+/// Tickets of one session that may overtake each other; one bit each. One that
+/// comes later than this many others is refused, and its client dials again.
+pub const TICKET_WINDOW_SIZE: u64 = 4096;
+
+// Command line
+
+/// How long the URL may take to come on standard input.
+pub const STDIN_TIMEOUT: Duration = Duration::from_secs(60);
