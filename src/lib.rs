@@ -2,6 +2,7 @@
 //!
 //! | module | holds | may use |
 //! |---|---|---|
+//! | [`wire`] | the meaning of bytes; no sockets, clock or threads | `limits` |
 //! | [`limits`] | every size, count and time | nothing |
 //!
 //! The program is `main.rs`; this library lets tests and benchmarks reach the same code.
@@ -9,3 +10,4 @@
 #![forbid(unsafe_code)]
 
 pub mod limits;
+pub mod wire;

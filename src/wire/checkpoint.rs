@@ -1,0 +1,73 @@
+//! The status line that a running instance writes each report interval.
+//!
+//! The master and dashboards read it: its shape may not change.
+//! Source: `options.md`, "Log lines".
+
+use std::fmt;
+use std::time::Duration;
+
+/// What a checkpoint line says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The run mode in use, 1 or 2.
+    pub mode: u8,
+    /// Round trip of the control channel, or connect time to the target of a single-end client.
+    pub ping: Duration,
+    /// Idle pool connections.
+    pub pool_count: u64,
+    /// Open TCP sessions.
+    pub tcp_sessions_count: u64,
+    /// Open UDP sessions.
+    pub udp_sessions_count: u64,
+    /// Bytes read from TCP sockets on the application side since start.
+    pub tcp_received: u64,
+    /// Bytes written to TCP sockets on the application side since start.
+    pub tcp_sent: u64,
+    /// Bytes of datagrams received on the application side since start.
+    pub udp_received: u64,
+    /// Bytes of datagrams sent on the application side since start.
+    pub udp_sent: u64,
+}
+
+impl fmt::Display for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "CHECK_POINT|MODE={}|PING={}ms|POOL={}|TCPS={}|UDPS={}|TCPRX={}|TCPTX={}|UDPRX={}|UDPTX={}",
+            self.mode,
+            self.ping.as_millis(),
+            self.pool_count,
+            self.tcp_sessions_count,
+            self.udp_sessions_count,
+            self.tcp_received,
+            self.tcp_sent,
+            self.udp_received,
+            self.udp_sent
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_is_the_one_that_is_specified() {
+        let checkpoint = Checkpoint {
+            mode: 1,
+            ping: Duration::from_micros(12_900),
+            pool_count: 64,
+            tcp_sessions_count: 3,
+            udp_sessions_count: 0,
+            tcp_received: 1024,
+            tcp_sent: 2048,
+            udp_received: 0,
+            udp_sent: u64::MAX,
+        };
+        assert_eq!(
+            checkpoint.to_string(),
+            "CHECK_POINT|MODE=1|PING=12ms|POOL=64|TCPS=3|UDPS=0|TCPRX=1024|TCPTX=2048|UDPRX=0|\
+             UDPTX=18446744073709551615"
+        );
+    }
+}
