@@ -1,6 +1,20 @@
 //! The meaning of bytes: codecs without sockets, clock, threads or log.
 
 pub mod checkpoint;
+pub mod datagram;
+pub mod fingerprint;
+pub mod first_bytes;
+pub mod handshake;
+pub mod key;
+pub mod offer;
+pub mod proof;
 pub mod proxy_header;
 pub mod shown;
+pub mod signal;
 pub mod sniff;
+pub mod ticket;
+
+#[cfg(test)]
+mod mutation;
+#[cfg(test)]
+mod recorded;
