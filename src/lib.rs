@@ -2,6 +2,7 @@
 //!
 //! | module | holds | may use |
 //! |---|---|---|
+//! | [`config`] | URL, options and environment as typed values | `wire` types, `limits` |
 //! | [`wire`] | the meaning of bytes; no sockets, clock or threads | `limits` |
 //! | [`limits`] | every size, count and time | nothing |
 //!
@@ -9,5 +10,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod limits;
 pub mod wire;
