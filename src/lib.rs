@@ -2,6 +2,7 @@
 //!
 //! | module | holds | may use |
 //! |---|---|---|
+//! | [`runtime`] | threads, shutdown, log | `limits` |
 //! | [`config`] | URL, options and environment as typed values | `wire` types, `limits` |
 //! | [`wire`] | the meaning of bytes; no sockets, clock or threads | `limits` |
 //! | [`limits`] | every size, count and time | nothing |
@@ -12,4 +13,5 @@
 
 pub mod config;
 pub mod limits;
+pub mod runtime;
 pub mod wire;

@@ -1,0 +1,8 @@
+//! Threads, shutdown, log, and what else the process gets from its system.
+
+pub mod descriptors;
+pub mod event;
+pub mod input;
+pub mod log;
+pub mod shutdown;
+pub mod threads;

@@ -1,0 +1,84 @@
+//! The way to a stop: signals, and the two events that lead everything to its end.
+//!
+//! First `drain`: listeners close, nobody new comes in, open connections go on. Then `stop`:
+//! what is still open ends. Each is raised once.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::event::{Event, timespec};
+
+/// The two steps of a stop.
+#[derive(Debug)]
+pub struct Shutdown {
+    /// No new visitors: watched by listeners.
+    pub drain: Event,
+    /// No visitors any more: watched by sessions.
+    pub stop: Event,
+}
+
+impl Shutdown {
+    /// Makes a shutdown that has not begun.
+    ///
+    /// Errors: no descriptor or memory left.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            drain: Event::new()?,
+            stop: Event::new()?,
+        })
+    }
+}
+
+/// SIGINT and SIGTERM as something to wait for.
+#[derive(Debug)]
+pub struct Signals {
+    receiver: UnixStream,
+}
+
+impl Signals {
+    /// Takes over SIGINT and SIGTERM for the whole process.
+    ///
+    /// Errors: no descriptor left, or the system refuses the handler.
+    pub fn install() -> io::Result<Self> {
+        let (receiver, sender) = UnixStream::pair()?;
+        receiver.set_nonblocking(true)?;
+        signal_hook::low_level::pipe::register(SIGINT, sender.try_clone()?)?;
+        signal_hook::low_level::pipe::register(SIGTERM, sender)?;
+        Ok(Self { receiver })
+    }
+
+    /// Returns whether a signal came before the deadline; takes that one signal.
+    ///
+    /// Blocks: until a signal, until `deadline`, or until `event` is raised.
+    pub fn wait(&self, deadline: Option<Instant>, event: Option<&Event>) -> bool {
+        loop {
+            if matches!(rustix::io::read(&self.receiver, &mut [0; 1]), Ok(1)) {
+                return true;
+            }
+            if event.is_some_and(Event::is_raised) {
+                return false;
+            }
+            let timeout = match deadline.map(|at| at.checked_duration_since(Instant::now())) {
+                None => None,
+                Some(Some(left)) => Some(timespec(left)),
+                Some(None) => return false,
+            };
+            let receiver = PollFd::new(&self.receiver, PollFlags::IN);
+            // A failed poll is answered by the next round; the interruption by the handler
+            // itself is the usual case.
+            let _ = match event {
+                Some(event) => {
+                    let descriptor = event.as_fd();
+                    let event = PollFd::new(&descriptor, PollFlags::IN);
+                    rustix::event::poll(&mut [receiver, event], timeout.as_ref())
+                }
+                None => rustix::event::poll(&mut [receiver], timeout.as_ref()),
+            };
+        }
+    }
+}
