@@ -2,6 +2,7 @@
 //!
 //! | module | holds | may use |
 //! |---|---|---|
+//! | [`net`] | bytes in motion: sockets, names, the relay | `runtime`, `config` types, `wire` types, `limits` |
 //! | [`runtime`] | threads, shutdown, log | `limits` |
 //! | [`config`] | URL, options and environment as typed values | `wire` types, `limits` |
 //! | [`wire`] | the meaning of bytes; no sockets, clock or threads | `limits` |
@@ -13,5 +14,6 @@
 
 pub mod config;
 pub mod limits;
+pub mod net;
 pub mod runtime;
 pub mod wire;

@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod datagram;
+pub mod dns;
 pub mod fingerprint;
 pub mod first_bytes;
 pub mod handshake;

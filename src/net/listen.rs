@@ -1,0 +1,295 @@
+//! Listeners: binds them, and accepts visitors whatever the system is short of.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use log::Level;
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::datagram::{join_received, set_buffer_sizes, tell_local_address};
+use super::resolve::{ResolveError, Resolver};
+use super::stream::set_stream_options;
+use crate::config::address::{Address, Host};
+use crate::limits::{
+    ACCEPT_BACKLOG, ACCEPT_BATCH_MAX, ACCEPT_PAUSE, FREE_PORT_TRIES_MAX, UDP_LISTENER_BUFFER_SIZE,
+};
+use crate::runtime::event::{Event, timespec};
+use crate::runtime::log::Repeated;
+
+/// Why a listener cannot be had.
+#[derive(Debug)]
+pub struct ListenError {
+    what: &'static str,
+    address: Address,
+    reason: Reason,
+}
+
+#[derive(Debug)]
+enum Reason {
+    Name(ResolveError),
+    Bind(io::Error),
+}
+
+impl ListenError {
+    /// Returns whether the address belongs to somebody else: another program or another host.
+    pub fn is_taken(&self) -> bool {
+        let taken = [io::ErrorKind::AddrInUse, io::ErrorKind::AddrNotAvailable];
+        matches!(&self.reason, Reason::Bind(error) if taken.contains(&error.kind()))
+    }
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot listen on {} {}: ", self.what, self.address)?;
+        match &self.reason {
+            Reason::Name(error) => write!(f, "{error}"),
+            Reason::Bind(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for ListenError {}
+
+/// The listeners of one address, both on the same port.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For TCP, unless it is left out.
+    pub tcp: Option<TcpListener>,
+    /// For UDP, unless it is left out.
+    pub udp: Option<UdpSocket>,
+}
+
+impl Listeners {
+    /// Binds the listeners of `address`.
+    ///
+    /// Port 0 takes a port that is free for each protocol that is wanted.
+    ///
+    /// Blocks: while a name is resolved, at most `timeout`.
+    /// Errors: the address is in use, not one of this host, or not allowed; a retry can help.
+    pub fn bind(
+        address: &Address,
+        protocols: Protocols,
+        resolver: &Resolver,
+        timeout: Duration,
+    ) -> Result<Self, ListenError> {
+        let error = |what, reason| ListenError {
+            what,
+            address: address.clone(),
+            reason,
+        };
+        let first = if protocols.tcp { "tcp" } else { "udp" };
+        let candidates = candidates(&address.host, address.port, resolver, timeout)
+            .map_err(|reason| error(first, Reason::Name(reason)))?;
+        let bind_udp = |address| bind_udp(address, protocols.joins_datagrams);
+        let mut tries = FREE_PORT_TRIES_MAX;
+        loop {
+            tries -= 1;
+            let mut udp_candidates = candidates.clone();
+            let mut tcp = None;
+            if protocols.tcp {
+                let (listener, bound) = bind_first(&candidates, bind_tcp)
+                    .map_err(|reason| error("tcp", Reason::Bind(reason)))?;
+                tcp = Some(listener);
+                // UDP goes to just that address and port.
+                udp_candidates = vec![bound];
+            }
+            if !protocols.udp {
+                return Ok(Self { tcp, udp: None });
+            }
+            match bind_first(&udp_candidates, bind_udp) {
+                Ok((socket, _)) => {
+                    return Ok(Self {
+                        tcp,
+                        udp: Some(socket),
+                    });
+                }
+                // The port that was free for TCP may not be free for UDP.
+                Err(reason)
+                    if address.port == 0
+                        && tries > 0
+                        && reason.kind() == io::ErrorKind::AddrInUse => {}
+                Err(reason) => return Err(error("udp", Reason::Bind(reason))),
+            }
+        }
+    }
+}
+
+/// What to listen for.
+#[derive(Clone, Copy, Debug)]
+pub struct Protocols {
+    /// Connections.
+    pub tcp: bool,
+    /// Datagrams.
+    pub udp: bool,
+    /// Several datagrams may be received as one.
+    pub joins_datagrams: bool,
+}
+
+/// Returns the addresses to try, the best first.
+fn candidates(
+    host: &Host,
+    port: u16,
+    resolver: &Resolver,
+    timeout: Duration,
+) -> Result<Vec<SocketAddr>, ResolveError> {
+    let addresses = match host {
+        Host::Ip(ip) => vec![*ip],
+        // The socket for IPv6 takes IPv4 as well; a system without IPv6 has only the other one.
+        Host::Any => vec![
+            Ipv6Addr::UNSPECIFIED.into(),
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        ],
+        Host::Name(name) => {
+            let deadline = Instant::now() + timeout;
+            resolver.look_up(name, deadline, &|| true)?.to_vec()
+        }
+    };
+    Ok(addresses
+        .into_iter()
+        .map(|ip| SocketAddr::new(ip, port))
+        .collect())
+}
+
+/// Binds the first address that can be bound; returns the error of the last one otherwise.
+fn bind_first<T>(
+    candidates: &[SocketAddr],
+    bind: impl Fn(SocketAddr) -> io::Result<(T, SocketAddr)>,
+) -> io::Result<(T, SocketAddr)> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in candidates {
+        match bind(*address) {
+            // With the port taken in one family, the other one would get half the visitors.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+            Err(error) => last = error,
+            bound => return bound,
+        }
+    }
+    Err(last)
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let kind = Type::STREAM.nonblocking();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    // Connections of the last run that linger must not keep the port from this one.
+    socket.set_reuse_address(true)?;
+    bind_both_families(&socket, address)?;
+    set_stream_options(&SockRef::from(&socket))?;
+    socket.listen(ACCEPT_BACKLOG)?;
+    let listener = TcpListener::from(socket);
+    let bound = listener.local_addr()?;
+    Ok((listener, bound))
+}
+
+fn bind_udp(address: SocketAddr, joins_datagrams: bool) -> io::Result<(UdpSocket, SocketAddr)> {
+    let kind = Type::DGRAM.nonblocking();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
+    bind_both_families(&socket, address)?;
+    let socket = UdpSocket::from(socket);
+    set_buffer_sizes(&socket, UDP_LISTENER_BUFFER_SIZE);
+    if joins_datagrams {
+        join_received(&socket);
+    }
+    tell_local_address(&socket)?;
+    let bound = socket.local_addr()?;
+    Ok((socket, bound))
+}
+
+/// Binds; a wildcard of IPv6 takes IPv4 as well.
+fn bind_both_families(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())
+}
+
+/// Accepts visitors and hands each one to `admit`, until `drain` is raised.
+///
+/// The socket that is handed over is non-blocking. When descriptors run out, visitors are turned
+/// away at once instead of waiting in the backlog for a service that does not come.
+///
+/// Blocks: until then. `admit` must not.
+pub fn accept_until(
+    drain: &Event,
+    listener: &TcpListener,
+    mut admit: impl FnMut(OwnedFd, SocketAddr),
+) {
+    let shortage = Repeated::new(Level::Warn, "visitors refused for want of descriptors");
+    let mut spare = spare_descriptor();
+    while !drain.is_raised() {
+        let mut set = [
+            PollFd::new(listener, PollFlags::IN),
+            PollFd::new(drain, PollFlags::IN),
+        ];
+        // An interrupted poll is answered by an accept that finds nobody.
+        let _ = rustix::event::poll(&mut set, None);
+        for _ in 0..ACCEPT_BATCH_MAX {
+            if drain.is_raised() {
+                return;
+            }
+            match accept(listener) {
+                Ok((socket, address)) => admit(socket, address),
+                Err(Errno::AGAIN) => break,
+                // The visitor left before he was accepted, or his network reported an error.
+                Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO | Errno::PERM) => {}
+                Err(error @ (Errno::MFILE | Errno::NFILE)) => {
+                    shortage.log(format_args!(
+                        "Visitor refused: {error}; raise the limit of open files (ulimit -n)"
+                    ));
+                    // The spare descriptor makes room to accept one and hang up on him.
+                    drop(spare.take());
+                    drop(accept(listener));
+                    spare = spare_descriptor();
+                    if spare.is_none() {
+                        pause(drain);
+                        break;
+                    }
+                }
+                Err(error) => {
+                    shortage.log(format_args!(
+                        "Cannot accept visitors: {error}; trying again"
+                    ));
+                    pause(drain);
+                    break;
+                }
+            }
+        }
+        if spare.is_none() {
+            spare = spare_descriptor();
+        }
+    }
+}
+
+fn accept(listener: &TcpListener) -> Result<(OwnedFd, SocketAddr), Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (socket, address) = rustix::net::acceptfrom_with(listener, flags)?;
+    // A connection without an address has been reset meanwhile.
+    let address = address.and_then(|any| SocketAddr::try_from(any).ok());
+    Ok((socket, canonical(address.ok_or(Errno::CONNABORTED)?)))
+}
+
+fn spare_descriptor() -> Option<OwnedFd> {
+    std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
+}
+
+/// Lets a shortage pass.
+fn pause(drain: &Event) {
+    let mut set = [PollFd::new(drain, PollFlags::IN)];
+    // Woken early or not: the next round looks again.
+    let _ = rustix::event::poll(&mut set, Some(&timespec(ACCEPT_PAUSE)));
+}
+
+/// Returns the address as its owner would write it: one of IPv4 that came to a socket for both
+/// families is IPv4-mapped.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),
+        // Keeps the scope of a link-local address.
+        IpAddr::V6(_) => address,
+    }
+}
