@@ -2,6 +2,7 @@
 //!
 //! | module | holds | may use |
 //! |---|---|---|
+//! | [`tunnel`] | what the cores do: listeners, sessions, targets | everything below |
 //! | [`net`] | bytes in motion: sockets, names, the relay | `runtime`, `config` types, `wire` types, `limits` |
 //! | [`runtime`] | threads, shutdown, log | `limits` |
 //! | [`config`] | URL, options and environment as typed values | `wire` types, `limits` |
@@ -16,4 +17,5 @@ pub mod config;
 pub mod limits;
 pub mod net;
 pub mod runtime;
+pub mod tunnel;
 pub mod wire;
