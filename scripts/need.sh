@@ -1,0 +1,57 @@
+#!/bin/sh
+# Makes sure that the given commands are there: installs their Debian packages if they are not.
+#
+#   scripts/need.sh cargo gcc curl
+#
+# Says nothing when nothing is missing.
+set -eu
+
+# Some Debian programs are only on the administrator's path.
+PATH="$PATH:/usr/sbin:/sbin"
+
+# Which Debian package a command comes in, where the names differ.
+package_of() {
+    case $1 in
+    readelf) echo binutils ;;
+    *) echo "$1" ;;
+    esac
+}
+
+packages=
+for command in "$@"; do
+    if command -v "$command" >/dev/null 2>&1; then
+        continue
+    fi
+    if [ "$command" = cargo ]; then
+        # Debian's own version is too old for this program.
+        echo "cargo is missing. Install Rust 1.88 or newer, for example with" >&2
+        echo "    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh" >&2
+        exit 1
+    fi
+    packages="$packages $(package_of "$command")"
+done
+if [ -z "$packages" ]; then
+    exit 0
+fi
+
+as_root=
+if [ "$(id -u)" -ne 0 ]; then
+    as_root=sudo
+fi
+if ! command -v apt-get >/dev/null 2>&1 || ! command -v "${as_root:-true}" >/dev/null 2>&1; then
+    echo "missing:$packages. Please install them and try again." >&2
+    exit 1
+fi
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+echo "installing:$packages"
+# The list of packages is meant to be split into words.
+# shellcheck disable=SC2086
+if ! { $as_root apt-get update -qq &&
+    $as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends $packages; } >"$log" 2>&1; then
+    cat "$log" >&2
+    echo "could not install:$packages. Please install them and try again." >&2
+    exit 1
+fi

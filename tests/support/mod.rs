@@ -1,0 +1,47 @@
+//! What the cases are made of: the program as a child, servers to aim it at, traffic to send.
+
+pub mod name_server;
+pub mod pattern;
+pub mod program;
+pub mod servers;
+pub mod visitors;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long anything may take before the test gives up. Generous: machines that run tests are busy.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Repeats `attempt` until it gives a value; panics at the deadline, naming `what` was awaited.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(value) = attempt() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A loopback address no other test uses, so that a port released there stays free.
+pub fn own_loopback() -> Ipv4Addr {
+    static USED: AtomicU32 = AtomicU32::new(1);
+    let [_, _, high, low] = USED.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    // Two runs of the tests at the same time should not meet either.
+    let [_, _, _, run] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 1 + run / 2, high, low.max(1))
+}
+
+/// An address where nothing listens, neither TCP nor UDP, and where nothing else will.
+pub fn free_address() -> SocketAddr {
+    let ip = own_loopback();
+    eventually("a port free for TCP and UDP", || {
+        let listener = TcpListener::bind((ip, 0)).ok()?;
+        let address = listener.local_addr().ok()?;
+        UdpSocket::bind(address).ok().map(|_| address)
+    })
+}

@@ -1,0 +1,138 @@
+//! Visitors: connections and datagrams sent at the program, each with a deadline.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use super::DEADLINE;
+use super::servers::set_deadline;
+
+/// How a connection ended, seen from the reading side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// End of stream.
+    Finished,
+    /// Connection reset.
+    Reset,
+}
+
+/// Connects, with deadlines on everything that follows.
+#[track_caller]
+pub fn dial(address: SocketAddr) -> TcpStream {
+    try_dial(address).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"))
+}
+
+/// The same, where a refusal is an answer.
+pub fn try_dial(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+    set_deadline(&stream);
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Sends `message` to an echo server and gets it back.
+#[track_caller]
+pub fn exchange(stream: &TcpStream, message: &[u8]) {
+    if let Err(error) = try_exchange(stream, message) {
+        panic!("no echo: {error}");
+    }
+}
+
+/// The same, where a connection that ends is an answer. Other bytes than those sent never are.
+#[track_caller]
+pub fn try_exchange(mut stream: &TcpStream, message: &[u8]) -> io::Result<()> {
+    stream.write_all(message)?;
+    let mut answer = vec![0; message.len()];
+    stream.read_exact(&mut answer)?;
+    assert!(answer == message, "the echo differs from what was sent");
+    Ok(())
+}
+
+/// Reads exactly `count` bytes.
+#[track_caller]
+pub fn read_count(mut stream: &TcpStream, count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    stream.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+/// Reads until the connection ends: what came, and how it ended.
+#[track_caller]
+pub fn read_to_end(mut stream: &TcpStream) -> (Vec<u8>, End) {
+    let mut bytes = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return (bytes, End::Finished),
+            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return (bytes, End::Reset),
+            Err(error) => panic!("the connection did not end: {error}"),
+        }
+    }
+}
+
+/// Asserts that the connection ends, in whatever way, without a byte having come.
+#[track_caller]
+pub fn assert_closed(stream: &TcpStream) {
+    let (bytes, _) = read_to_end(stream);
+    assert!(
+        bytes.is_empty(),
+        "got {} bytes instead of an end",
+        bytes.len()
+    );
+}
+
+/// A UDP socket that talks to `address` only: a reply from elsewhere never reaches it.
+pub fn udp_visitor(address: SocketAddr) -> UdpSocket {
+    let local: SocketAddr = match address {
+        SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+        SocketAddr::V6(_) => "[::]:0".parse().unwrap(),
+    };
+    let socket = UdpSocket::bind(local).unwrap();
+    let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20);
+    socket.connect(address).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket
+}
+
+/// Receives one datagram.
+#[track_caller]
+pub fn receive_datagram(socket: &UdpSocket) -> Vec<u8> {
+    let mut buffer = vec![0; 65536];
+    let count = socket
+        .recv(&mut buffer)
+        .unwrap_or_else(|error| panic!("no datagram: {error}"));
+    buffer.truncate(count);
+    buffer
+}
+
+/// Sends one datagram to an echo server and gets it back.
+#[track_caller]
+pub fn exchange_datagram(socket: &UdpSocket, datagram: &[u8]) {
+    socket.send(datagram).unwrap();
+    assert!(
+        receive_datagram(socket) == datagram,
+        "the echo differs from what was sent"
+    );
+}
+
+/// The same with `wait` for the answer; `false` when none came.
+#[track_caller]
+pub fn try_exchange_datagram(socket: &UdpSocket, datagram: &[u8], wait: Duration) -> bool {
+    let answer = ask(socket, datagram, wait);
+    assert!(
+        answer.as_ref().is_none_or(|answer| answer == datagram),
+        "the echo differs from what was sent"
+    );
+    answer.is_some()
+}
+
+/// Sends one datagram; the answer, whatever it says, if it comes within `wait`.
+pub fn ask(socket: &UdpSocket, datagram: &[u8], wait: Duration) -> Option<Vec<u8>> {
+    socket.set_read_timeout(Some(wait)).unwrap();
+    let mut buffer = vec![0; 65536];
+    // The send may carry the refusal of an earlier datagram.
+    let answer = socket.send(datagram).and_then(|_| socket.recv(&mut buffer));
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    answer.ok().map(|count| buffer[..count].to_vec())
+}
