@@ -1,0 +1,313 @@
+//! The forwarders that are compared, and how each is started and stopped.
+//!
+//! To add one, add a row to `PEERS`. A tunnel is a forwarder with two commands.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+use std::{env, thread};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::bulk::BulkRequest;
+use crate::target::{Target, loopback};
+use crate::{datagrams, load};
+
+/// One forwarder.
+///
+/// In files and commands these stand for what is known only when it is started: `{listen}` the
+/// port for visitors, `{target}` the target's port, `{control}` a spare port for a tunnel,
+/// `{folder}` a folder of its own, `{nodepass}` the program under test.
+pub struct Peer {
+    pub name: &'static str,
+    /// Configuration files: name and content.
+    files: &'static [(&'static str, &'static str)],
+    /// Program and arguments of each process, in the order in which they start.
+    commands: &'static [&'static [&'static str]],
+    /// The same for UDP; none if it does not forward UDP.
+    datagram_commands: &'static [&'static [&'static str]],
+    /// Most idle visitors to try it with.
+    pub idle_count_max: usize,
+}
+
+const NODEPASS: &[&[&str]] = &[&[
+    "{nodepass}",
+    "client://127.0.0.1:{listen}/127.0.0.1:{target}?mode=1&log=error",
+]];
+
+pub const PEERS: &[Peer] = &[
+    // No forwarder at all: what the load generator and the target can do.
+    Peer {
+        name: DIRECT,
+        files: &[],
+        commands: &[],
+        datagram_commands: &[],
+        idle_count_max: 0,
+    },
+    Peer {
+        name: "nodepass",
+        files: &[],
+        commands: NODEPASS,
+        datagram_commands: NODEPASS,
+        idle_count_max: usize::MAX,
+    },
+    Peer {
+        name: "socat",
+        files: &[],
+        commands: &[&[
+            "socat",
+            "-b65536",
+            "TCP-LISTEN:{listen},bind=127.0.0.1,fork,reuseaddr,nodelay,backlog=1024",
+            "TCP:127.0.0.1:{target},nodelay",
+        ]],
+        datagram_commands: &[&[
+            "socat",
+            "-T30",
+            "-b65536",
+            "UDP4-LISTEN:{listen},bind=127.0.0.1,fork,reuseaddr",
+            "UDP4:127.0.0.1:{target}",
+        ]],
+        // It runs one process for each visitor.
+        idle_count_max: 1000,
+    },
+    Peer {
+        name: "haproxy",
+        files: &[(
+            "haproxy.cfg",
+            "global\n  maxconn 6000\n\
+             defaults\n  mode tcp\n\
+             \x20 timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
+             \x20 option splice-request\n  option splice-response\n\
+             listen forward\n  bind 127.0.0.1:{listen}\n  server target 127.0.0.1:{target}\n",
+        )],
+        commands: &[&["haproxy", "-db", "-f", "{folder}/haproxy.cfg"]],
+        datagram_commands: &[],
+        idle_count_max: usize::MAX,
+    },
+];
+
+/// Name of the row that goes straight to the target.
+pub const DIRECT: &str = "direct";
+
+/// How long a forwarder may take until it forwards.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to wait before asking again whether it does.
+const READY_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Pause between the processes of one forwarder.
+const COMMAND_INTERVAL: Duration = Duration::from_millis(300);
+
+/// Rest before measurements, for what a forwarder does after its start.
+const SETTLE_TIME: Duration = Duration::from_millis(200);
+
+/// How long a forwarder may take to stop when asked to.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Ports for forwarders, below the range that the kernel takes for outgoing connections.
+const FIRST_PORT: u16 = 17_100;
+const LAST_PORT: u16 = 30_000;
+static NEXT_PORT: AtomicU16 = AtomicU16::new(FIRST_PORT);
+
+/// What of the target is to be forwarded.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Service {
+    Echo,
+    EchoDatagrams,
+    Bulk,
+}
+
+impl Peer {
+    pub fn forwards_datagrams(&self) -> bool {
+        self.name == DIRECT || !self.datagram_commands.is_empty()
+    }
+
+    /// Whether its programs are installed.
+    pub fn is_installed(&self, nodepass: &Path) -> bool {
+        self.commands.iter().all(|command| {
+            let program = command[0];
+            program == "{nodepass}" && nodepass.is_file()
+                || env::split_paths(&search_path()).any(|folder| folder.join(program).is_file())
+        })
+    }
+}
+
+/// A forwarder in front of a target. Dropping it ends all its processes.
+pub struct Forwarder {
+    children: Vec<Child>,
+    folder: PathBuf,
+    /// Where visitors connect to.
+    pub address: SocketAddr,
+}
+
+impl Forwarder {
+    /// Starts a forwarder and waits until it forwards.
+    ///
+    /// Errors: what it wrote, when it ended or did not forward in time.
+    pub fn start(
+        peer: &Peer,
+        service: Service,
+        target: &Target,
+        nodepass: &Path,
+        folder: &Path,
+    ) -> io::Result<Forwarder> {
+        let target_address = if service == Service::Bulk {
+            target.sink
+        } else {
+            target.echo
+        };
+        let mut forwarder = Forwarder {
+            children: Vec::new(),
+            folder: folder.join(peer.name),
+            address: target_address,
+        };
+        if peer.name != DIRECT {
+            forwarder.address = loopback(find_free_port()?);
+            forwarder.start_processes(peer, service, target_address.port(), nodepass)?;
+        }
+        forwarder.wait_until_ready(service)?;
+        thread::sleep(SETTLE_TIME);
+        Ok(forwarder)
+    }
+
+    /// Its first processes; they may have children.
+    pub fn pids(&self) -> Vec<u32> {
+        self.children.iter().map(Child::id).collect()
+    }
+
+    fn start_processes(
+        &mut self,
+        peer: &Peer,
+        service: Service,
+        target_port: u16,
+        nodepass: &Path,
+    ) -> io::Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        let control_port = find_free_port()?;
+        let expand = |text: &str| {
+            text.replace("{listen}", &self.address.port().to_string())
+                .replace("{target}", &target_port.to_string())
+                .replace("{control}", &control_port.to_string())
+                .replace("{folder}", &self.folder.to_string_lossy())
+                .replace("{nodepass}", &nodepass.to_string_lossy())
+        };
+        for (name, content) in peer.files {
+            fs::write(self.folder.join(name), expand(content))?;
+        }
+        let commands = match service {
+            Service::EchoDatagrams => peer.datagram_commands,
+            Service::Echo | Service::Bulk => peer.commands,
+        };
+        for (index, command) in commands.iter().enumerate() {
+            if index > 0 {
+                thread::sleep(COMMAND_INTERVAL);
+            }
+            let log = File::create(self.folder.join(format!("{index}.log")))?;
+            let child = Command::new(expand(command[0]))
+                .args(command[1..].iter().map(|argument| expand(argument)))
+                .env("PATH", search_path())
+                .stdin(Stdio::null())
+                .stdout(log.try_clone()?)
+                .stderr(log)
+                // A group of its own, so that its children can be ended with it.
+                .process_group(0)
+                .spawn()?;
+            self.children.push(child);
+        }
+        Ok(())
+    }
+
+    fn wait_until_ready(&mut self, service: Service) -> io::Result<()> {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        loop {
+            let ready = match service {
+                Service::Echo => load::is_answered(self.address),
+                Service::EchoDatagrams => datagrams::is_answered(self.address, READY_INTERVAL)?,
+                Service::Bulk => probe_bulk(self.address).is_ok(),
+            };
+            if ready {
+                return Ok(());
+            }
+            for child in &mut self.children {
+                if let Some(status) = child.try_wait()? {
+                    let log = self.read_logs();
+                    return Err(io::Error::other(format!("ended with {status}: {log}")));
+                }
+            }
+            if Instant::now() > deadline {
+                let log = self.read_logs();
+                return Err(io::Error::other(format!("does not forward: {log}")));
+            }
+            thread::sleep(READY_INTERVAL);
+        }
+    }
+
+    /// What its processes wrote, on one line.
+    fn read_logs(&self) -> String {
+        let paths = (0..self.children.len()).map(|index| self.folder.join(format!("{index}.log")));
+        let logs = paths.filter_map(|path| fs::read_to_string(path).ok());
+        logs.collect::<String>()
+            .lines()
+            .collect::<Vec<_>>()
+            .join(" / ")
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        // Nothing here can fail in a way that matters: the processes may be gone already.
+        for child in &self.children {
+            kill_group(child, Signal::TERM);
+        }
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        for child in &mut self.children {
+            while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                thread::sleep(READY_INTERVAL);
+            }
+            kill_group(child, Signal::KILL);
+            let _ = child.wait();
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn kill_group(leader: &Child, signal: Signal) {
+    if let Some(pid) = i32::try_from(leader.id()).ok().and_then(Pid::from_raw) {
+        let _ = kill_process_group(pid, signal);
+    }
+}
+
+fn probe_bulk(address: SocketAddr) -> io::Result<()> {
+    let mut visitor = TcpStream::connect_timeout(&address, READY_TIMEOUT)?;
+    visitor.set_read_timeout(Some(READY_TIMEOUT))?;
+    visitor.write_all(&[BulkRequest::Probe.encode()])?;
+    visitor.read_exact(&mut [0])
+}
+
+/// The next port that is free for TCP and UDP.
+fn find_free_port() -> io::Result<u16> {
+    for _ in FIRST_PORT..LAST_PORT {
+        let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+        if port >= LAST_PORT {
+            NEXT_PORT.store(FIRST_PORT, Ordering::Relaxed);
+        }
+        let address = loopback(port);
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
+}
+
+/// Where programs are looked for: haproxy is where only the administrator looks.
+fn search_path() -> OsString {
+    let mut path = env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/usr/local/sbin");
+    path
+}

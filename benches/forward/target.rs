@@ -1,0 +1,177 @@
+//! The far end of every measurement, in a process of its own: echo, sink and source.
+//!
+//! One port echoes whatever comes by TCP or UDP. On the other, the first byte of a connection
+//! says what it is for (see `BulkRequest`).
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::process::{Child, Command, Stdio};
+use std::{env, process, thread};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll;
+
+use crate::bulk::{self, BulkRequest};
+use crate::datagrams;
+
+/// First argument that turns this program into the target.
+pub const SERVE_ARGUMENT: &str = "serve";
+
+/// Most events that one look at the echo connections returns.
+const EVENTS_COUNT_MAX: usize = 512;
+
+/// A running target process; it ends when this is dropped.
+pub struct Target {
+    child: Child,
+    pub echo: SocketAddr,
+    pub sink: SocketAddr,
+}
+
+impl Target {
+    /// Starts this program again as a target and reads its ports from its first line.
+    pub fn start() -> io::Result<Target> {
+        let mut child = Command::new(env::current_exe()?)
+            .arg(SERVE_ARGUMENT)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        let output = child.stdout.take().expect("standard output was asked for");
+        BufReader::new(output).read_line(&mut line)?;
+        let ports: Vec<u16> = line
+            .split_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        let mut target = Target {
+            child,
+            echo: loopback(0),
+            sink: loopback(0),
+        };
+        let [echo, sink] = ports[..] else {
+            return Err(io::Error::other(format!(
+                "the target process said {line:?}"
+            )));
+        };
+        (target.echo, target.sink) = (loopback(echo), loopback(sink));
+        Ok(target)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        // It may have ended already, which is what we want.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// Serves until standard input ends, so that no target outlives the benchmark.
+pub fn serve() -> io::Result<()> {
+    let echo = TcpListener::bind(loopback(0))?;
+    let echo_datagrams = UdpSocket::bind(echo.local_addr()?)?;
+    datagrams::enlarge_buffers(&echo_datagrams);
+    let sink = TcpListener::bind(loopback(0))?;
+    println!(
+        "{} {}",
+        echo.local_addr()?.port(),
+        sink.local_addr()?.port()
+    );
+    thread::spawn(move || serve_echo(&echo));
+    thread::spawn(move || serve_datagrams(&echo_datagrams));
+    thread::spawn(move || serve_bulk(&sink));
+    io::copy(&mut io::stdin(), &mut io::sink())?;
+    process::exit(0)
+}
+
+/// Sends back what arrives on any number of connections, all on one thread.
+fn serve_echo(listener: &TcpListener) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    epoll::add(&poll, listener, event_key(listener), epoll::EventFlags::IN)?;
+    // The descriptor's number is the index.
+    let mut connections: Vec<Option<TcpStream>> = Vec::new();
+    let mut events = Vec::with_capacity(EVENTS_COUNT_MAX);
+    loop {
+        events.clear();
+        epoll::wait(&poll, spare_capacity(&mut events), None)?;
+        for event in &events {
+            let key = event.data.u64();
+            if key == event_key(listener).u64() {
+                while let Ok((connection, _)) = listener.accept() {
+                    connection.set_nodelay(true)?;
+                    connection.set_nonblocking(true)?;
+                    let key = event_key(&connection);
+                    epoll::add(&poll, &connection, key, epoll::EventFlags::IN)?;
+                    let index = usize::try_from(key.u64()).expect("descriptors are small");
+                    if connections.len() <= index {
+                        connections.resize_with(index + 1, || None);
+                    }
+                    connections[index] = Some(connection);
+                }
+            } else {
+                let index = usize::try_from(key).expect("descriptors are small");
+                let ended = connections[index]
+                    .as_mut()
+                    .is_none_or(|open| echo_once(open).is_err());
+                if ended {
+                    connections[index] = None;
+                }
+            }
+        }
+    }
+}
+
+/// Echoes what has arrived; an error means that the connection is over.
+///
+/// Load generators wait for an answer before they send again, so the socket always has room: a
+/// write that would block is an error.
+fn echo_once(mut connection: &TcpStream) -> io::Result<()> {
+    let mut buffer = [0; 4096];
+    match connection.read(&mut buffer) {
+        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(count) => connection.write_all(&buffer[..count]),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn serve_datagrams(socket: &UdpSocket) {
+    let mut buffer = vec![0; datagrams::DATAGRAM_SIZE_MAX];
+    loop {
+        // An error is a visitor's port that is gone; the next visitor wants its answer.
+        if let Ok((count, visitor)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&buffer[..count], visitor);
+        }
+    }
+}
+
+fn serve_bulk(listener: &TcpListener) {
+    for connection in listener.incoming().flatten() {
+        thread::spawn(move || serve_bulk_connection(&connection));
+    }
+}
+
+fn serve_bulk_connection(mut connection: &TcpStream) -> io::Result<()> {
+    let mut request = [0];
+    connection.read_exact(&mut request)?;
+    match BulkRequest::decode(request[0]) {
+        Some(BulkRequest::Probe) => connection.write_all(&request),
+        Some(BulkRequest::Receive) => bulk::drain(connection, |_| ()),
+        Some(BulkRequest::Send) => bulk::flood(connection, |_| ()),
+        None => Ok(()),
+    }
+}
+
+fn event_key(descriptor: &impl AsRawFd) -> epoll::EventData {
+    let number = u64::try_from(descriptor.as_raw_fd()).expect("open descriptors are not negative");
+    epoll::EventData::new_u64(number)
+}
