@@ -70,13 +70,15 @@ impl Listeners {
     ///
     /// Port 0 takes a port that is free for each protocol that is wanted.
     ///
-    /// Blocks: while a name is resolved, at most `timeout`.
+    /// Blocks: while a name is resolved, at most `timeout`, and hardly longer than `is_wanted`
+    /// says so.
     /// Errors: the address is in use, not one of this host, or not allowed; a retry can help.
     pub fn bind(
         address: &Address,
         protocols: Protocols,
         resolver: &Resolver,
         timeout: Duration,
+        is_wanted: &dyn Fn() -> bool,
     ) -> Result<Self, ListenError> {
         let error = |what, reason| ListenError {
             what,
@@ -84,7 +86,7 @@ impl Listeners {
             reason,
         };
         let first = if protocols.tcp { "tcp" } else { "udp" };
-        let candidates = candidates(&address.host, address.port, resolver, timeout)
+        let candidates = candidates(&address.host, address.port, resolver, timeout, is_wanted)
             .map_err(|reason| error(first, Reason::Name(reason)))?;
         let bind_udp = |address| bind_udp(address, protocols.joins_datagrams);
         let mut tries = FREE_PORT_TRIES_MAX;
@@ -137,6 +139,7 @@ fn candidates(
     port: u16,
     resolver: &Resolver,
     timeout: Duration,
+    is_wanted: &dyn Fn() -> bool,
 ) -> Result<Vec<SocketAddr>, ResolveError> {
     let addresses = match host {
         Host::Ip(ip) => vec![*ip],
@@ -147,7 +150,7 @@ fn candidates(
         ],
         Host::Name(name) => {
             let deadline = Instant::now() + timeout;
-            resolver.look_up(name, deadline, &|| true)?.to_vec()
+            resolver.look_up(name, deadline, is_wanted)?.to_vec()
         }
     };
     Ok(addresses

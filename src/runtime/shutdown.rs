@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -50,6 +50,16 @@ impl Signals {
         signal_hook::low_level::pipe::register(SIGINT, sender.try_clone()?)?;
         signal_hook::low_level::pipe::register(SIGTERM, sender)?;
         Ok(Self { receiver })
+    }
+
+    /// Returns whether a signal has come that nobody has taken yet.
+    pub fn is_pending(&self) -> bool {
+        let mut set = [PollFd::new(&self.receiver, PollFlags::IN)];
+        // A poll that fails tells nothing.
+        matches!(
+            rustix::event::poll(&mut set, Some(&timespec(Duration::ZERO))),
+            Ok(1..)
+        )
     }
 
     /// Returns whether a signal came before the deadline; takes that one signal.

@@ -84,7 +84,7 @@ pub fn run(
     };
     let mut cooldown = Cooldown::new(limits.service_cooldown);
     loop {
-        let error = match start(config, limits, descriptors_max) {
+        let error = match start(config, limits, signals, descriptors_max) {
             Ok(direct) => {
                 let is_told = signals.wait(None, Some(direct.failed()));
                 log::info!("{title} stopping");
@@ -95,6 +95,8 @@ pub fn run(
                 }
                 RunError::Panic
             }
+            // What failed only because a signal came is no failure.
+            Err(_) if signals.wait(Some(Instant::now()), None) => return Ok(()),
             Err(error) => error,
         };
         log::error!("{title} error: {error}");
@@ -110,7 +112,12 @@ pub fn run(
 }
 
 /// Starts what the configuration asks for.
-fn start(config: &Config, limits: &Limits, descriptors_max: usize) -> Result<Direct, RunError> {
+fn start(
+    config: &Config,
+    limits: &Limits,
+    signals: &Signals,
+    descriptors_max: usize,
+) -> Result<Direct, RunError> {
     if config.core != Core::Client {
         return Err(RunError::NoCore(config.core));
     }
@@ -127,7 +134,8 @@ fn start(config: &Config, limits: &Limits, descriptors_max: usize) -> Result<Dir
         // With option `rate` datagrams come one by one, as its turns do.
         joins_datagrams: options.rate.is_none(),
     };
-    let bound = Listeners::bind(tunnel, protocols, &resolver, timeout);
+    let is_wanted = || !signals.is_pending();
+    let bound = Listeners::bind(tunnel, protocols, &resolver, timeout, &is_wanted);
     let listeners = match (bound, options.mode) {
         (Ok(listeners), Mode::Auto) => {
             log::info!("Mode 1 (single-end) chosen: {tunnel} can be bound here");

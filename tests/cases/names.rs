@@ -249,3 +249,22 @@ fn listen_name_that_does_not_resolve_is_an_error_that_passes() {
         }
     }
 }
+
+#[test]
+fn stop_does_not_wait_for_the_name_to_listen_on() {
+    const NAMES_TIMEOUT: Duration = Duration::from_secs(60);
+    let silent = NameServer::start(&[], Unknown::Silence);
+    let url = format!(
+        "client://silent.example:0/127.0.0.1:9?mode=1&dns={}",
+        silent.address()
+    );
+    let mut program = Launch::new(&[&url])
+        .env("NP_TCP_DIAL_TIMEOUT", "60s")
+        .start();
+    eventually("the query", || (silent.queries_count() > 0).then_some(()));
+    let began = Instant::now();
+    program.signal(Signal::TERM);
+    assert_eq!(program.wait_exit(), 0);
+    assert!(began.elapsed() < NAMES_TIMEOUT / 2);
+    assert_eq!(program.count("ERROR"), 0);
+}
