@@ -225,10 +225,10 @@ impl Dialer {
             visitor: None,
         };
         // Names first: the time that they take is not the target's.
-        let found = self.look_up_all(deadline, watch);
+        let found = self.look_up(indexes, deadline, watch);
         let mut race = Race::new(self.source());
-        for (place, index) in indexes.iter().enumerate() {
-            for address in found[*index].iter().flatten() {
+        for (place, addresses) in found.iter().enumerate() {
+            for address in addresses.iter().flatten() {
                 race.start(*address, place);
             }
         }
@@ -250,18 +250,18 @@ impl Dialer {
         latencies
     }
 
-    /// Returns the addresses of all targets, all names asked for at once.
+    /// Returns the addresses of some targets, all names asked for at once.
     ///
     /// Blocks: at most until `deadline`, or until they are not wanted any more.
-    pub fn look_up_all(&self, deadline: Instant, watch: Watch<'_>) -> Vec<Found> {
-        let targets = self.tcp.addresses();
-        for target in targets {
+    pub fn look_up(&self, indexes: &[usize], deadline: Instant, watch: Watch<'_>) -> Vec<Found> {
+        let targets = || indexes.iter().map(|index| &self.tcp.addresses()[*index]);
+        for target in targets() {
             if let Host::Name(name) = &target.host {
                 self.resolver.prepare(name);
             }
         }
         let found = |target| self.addresses_of(target, deadline, watch);
-        targets.iter().map(found).collect()
+        targets().map(found).collect()
     }
 
     /// Returns the addresses of a target if no name server need be asked for them.
@@ -289,7 +289,7 @@ impl Dialer {
     }
 
     /// Forgets the addresses of a target: none of them answered, so they may have changed.
-    pub fn forget(&self, target: &Address) {
+    fn forget(&self, target: &Address) {
         if let Host::Name(name) = &target.host {
             self.resolver.forget(name);
         }

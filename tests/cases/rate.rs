@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::support::program::{Launch, Program, forward_url};
+use crate::support::program::{Checkpoint, Launch, Program, forward_url};
 use crate::support::servers::{TcpServer, UdpServer, drain, echo_both};
 use crate::support::visitors::{
     dial, exchange, exchange_datagram, receive_datagram, try_exchange_datagram, udp_visitor,
@@ -49,50 +49,47 @@ fn send_burst(socket: &UdpSocket, size: usize) {
     }
 }
 
-#[test]
-fn saturated_uploads_leave_datagrams_their_turns() {
-    const UPLOADS: usize = 4;
+/// Checks that datagrams are answered while connections, served by `serve` and used by `visit`,
+/// take all they can get of the rate, which `is_busy` tells.
+#[track_caller]
+fn assert_echoes_beside(
+    serve: impl Fn(&TcpStream) + Send + Sync + 'static,
+    visit: impl Fn(&TcpStream) + Sync,
+    is_busy: impl Fn(&Checkpoint) -> bool,
+) {
+    const FLOWS: usize = 4;
     let address = free_address();
-    let _tcp = TcpServer::start_at(address, |stream| drop(drain(stream)));
+    let _tcp = TcpServer::start_at(address, serve);
     let _udp = UdpServer::echo_at(address);
     let program = Launch::new(&[&forward_url(address, "rate=8")])
         .env("NP_REPORT_INTERVAL", "100ms")
         .start();
-    let uploads = [(); UPLOADS].map(|()| dial(program.tcp_address()));
+    let flows = [(); FLOWS].map(|()| dial(program.tcp_address()));
     thread::scope(|scope| {
-        for upload in &uploads {
-            scope.spawn(|| flood(upload));
+        for flow in &flows {
+            scope.spawn(|| visit(flow));
         }
-        program.wait_checkpoint(|checkpoint| checkpoint.tcp_received > 1_000_000);
+        program.wait_checkpoint(is_busy);
         let outcome = std::panic::catch_unwind(|| assert_echoes(program.udp_address()));
-        for upload in &uploads {
-            let _ = upload.shutdown(Shutdown::Both);
+        for flow in &flows {
+            let _ = flow.shutdown(Shutdown::Both);
         }
         outcome.unwrap();
     });
 }
 
 #[test]
-fn saturated_downloads_leave_datagrams_their_turns() {
-    const DOWNLOADS: usize = 4;
-    let address = free_address();
-    let _tcp = TcpServer::start_at(address, flood);
-    let _udp = UdpServer::echo_at(address);
-    let program = Launch::new(&[&forward_url(address, "rate=8")])
-        .env("NP_REPORT_INTERVAL", "100ms")
-        .start();
-    let downloads = [(); DOWNLOADS].map(|()| dial(program.tcp_address()));
-    thread::scope(|scope| {
-        for download in &downloads {
-            scope.spawn(|| drain(download));
-        }
-        program.wait_checkpoint(|checkpoint| checkpoint.tcp_sent > 1_000_000);
-        let outcome = std::panic::catch_unwind(|| assert_echoes(program.udp_address()));
-        for download in &downloads {
-            let _ = download.shutdown(Shutdown::Both);
-        }
-        outcome.unwrap();
+fn saturated_uploads_leave_datagrams_their_turns() {
+    let serve = |stream: &TcpStream| drop(drain(stream));
+    assert_echoes_beside(serve, flood, |checkpoint| {
+        checkpoint.tcp_received > 1_000_000
     });
+}
+
+#[test]
+fn saturated_downloads_leave_datagrams_their_turns() {
+    let visit = |stream: &TcpStream| drop(drain(stream));
+    assert_echoes_beside(flood, visit, |checkpoint| checkpoint.tcp_sent > 1_000_000);
 }
 
 #[test]

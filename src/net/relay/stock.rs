@@ -144,9 +144,7 @@ impl Stock {
             shelf: &self.pipes,
         })
     }
-}
 
-impl Stock {
     fn make_pipe(&self) -> Option<Pipe> {
         let mut refused_at = lock(&self.pipe_refused_at);
         if refused_at.is_some_and(|at| at.elapsed() < PIPE_RETRY_INTERVAL) {
