@@ -213,7 +213,7 @@ pub static OPTIONS: &[OptionSpec] = &[
         default: "0",
         values: "0 (TCP), 1 (QUIC), 2 (WebSocket) or 3 (HTTP/2)",
         meaning: "what pool connections are made of; the client is told. 1 and 3 need TLS and \
-                  turn tls=0 into tls=1",
+                  turn tls=0 into tls=1. This version runs 0 alone",
         apply: |options, text| value_of(TRANSPORTS, text).map(|value| options.transport = value),
         show: |options| Some(word_of(TRANSPORTS, options.transport)),
     },

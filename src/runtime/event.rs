@@ -64,6 +64,15 @@ impl AsFd for Event {
     }
 }
 
+/// Sleeps until one of `events` is raised, or for `timeout`.
+///
+/// Blocks: until then, sometimes less: the caller looks at the events.
+pub fn wait_for_any<const N: usize>(events: [&Event; N], timeout: Duration) {
+    let mut set = events.map(|event| PollFd::new(event, PollFlags::IN));
+    // An interrupted poll is a short sleep.
+    let _ = rustix::event::poll(&mut set, Some(&timespec(timeout)));
+}
+
 /// A wake-up call for one thread that sleeps in poll: rung by others, silenced by that thread.
 #[derive(Debug)]
 pub struct Bell {

@@ -4,5 +4,6 @@ pub mod descriptors;
 pub mod event;
 pub mod input;
 pub mod log;
+pub mod random;
 pub mod shutdown;
 pub mod threads;

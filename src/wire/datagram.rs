@@ -68,7 +68,8 @@ impl DatagramDecoder {
     /// taken and more is needed.
     pub fn decode<'a, 'input: 'a>(&'a mut self, input: &mut &'input [u8]) -> Option<Framed<'a>> {
         if matches!(self.state, State::Delivered) {
-            self.partial.clear();
+            // Given back: between two datagrams a stream costs no buffer.
+            self.partial = Vec::new();
             self.state = State::Length;
         }
         loop {

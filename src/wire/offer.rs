@@ -107,7 +107,35 @@ struct Body<'a> {
     fp: Option<Cow<'a, str>>,
 }
 
+impl TlsMode {
+    /// Its word in a URL and in an offer.
+    pub fn digit(self) -> char {
+        match self {
+            Self::Plain => '0',
+            Self::SelfSigned => '1',
+            Self::Verified => '2',
+        }
+    }
+}
+
+impl Transport {
+    /// Its word in a URL and in an offer.
+    pub fn digit(self) -> char {
+        match self {
+            Self::Tcp => '0',
+            Self::Quic => '1',
+            Self::WebSocket => '2',
+            Self::Http2 => '3',
+        }
+    }
+}
+
 impl Offer {
+    /// Returns whether pool connections are inside TLS.
+    pub fn is_covered(&self) -> bool {
+        self.tls != TlsMode::Plain
+    }
+
     /// Returns the body of the answer that makes this offer.
     pub(super) fn encode(&self, native: Option<&NativePart>) -> Vec<u8> {
         let body = Body {

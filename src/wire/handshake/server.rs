@@ -112,6 +112,10 @@ pub enum Refusal {
     WrongProof,
     /// Its ticket is none.
     Ticket,
+    /// There is no room for another session now.
+    Busy,
+    /// It wants a WebSocket, and pool connections are of another kind.
+    WebSocket,
 }
 
 /// Reads a request; `None` while its head is incomplete. Returns with it the size of its head.
@@ -326,14 +330,14 @@ impl Refusal {
     pub fn answer(&self) -> Option<Vec<u8>> {
         let (status, header) = match self {
             Self::Head(HeadError::TooLarge) | Self::Ticket => return None,
-            Self::Head(HeadError::NotHttp | HeadError::Header(_)) | Self::Body => {
-                ("400 Bad Request", None)
-            }
+            Self::Head(HeadError::NotHttp | HeadError::Header(_))
+            | Self::Body
+            | Self::WebSocket => ("400 Bad Request", None),
             Self::Path { .. } => ("404 Not Found", None),
             Self::Method { .. } => ("405 Method Not Allowed", Some(("Allow", "GET"))),
             Self::NoToken | Self::WrongToken | Self::NativeOnly => ("401 Unauthorized", None),
             // Another status than that of a wrong key: the client may come again with the same.
-            Self::Challenge(_) => ("503 Service Unavailable", None),
+            Self::Challenge(_) | Self::Busy => ("503 Service Unavailable", None),
             Self::Version | Self::WrongProof => {
                 ("401 Unauthorized", Some((HEADER_VERSION, VERSION)))
             }
@@ -352,7 +356,6 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("handshake refused: ")?;
         match self {
             Self::Head(error) => error.fmt(f),
             Self::Body => f.write_str("its request brings a body"),
@@ -373,6 +376,10 @@ impl fmt::Display for Refusal {
             ),
             Self::Challenge(error) => error.fmt(f),
             Self::Ticket => f.write_str("its ticket is none"),
+            Self::Busy => f.write_str("there are as many sessions as may be"),
+            Self::WebSocket => {
+                f.write_str("it wants a WebSocket, and pool connections are of another kind here")
+            }
         }
     }
 }
