@@ -1,12 +1,13 @@
 # What one does with a checkout of nodepass.
 #
 #   make            build the program: target/release/nodepass
-#   make demo       see it forward a web page
+#   make demo       see it take a web page through a tunnel
 #   make check      all that must pass before a change goes in
 #   make test       only the tests
 #   make static     one file that needs no libraries; TARGET=triple for another machine
 #   make man        rewrite the generated parts of manual and documents
-#   make bench      compare with socat and haproxy; BENCH_OPTIONS='--rounds 2', see --help
+#   make bench      compare with socat, haproxy and rathole; BENCH_OPTIONS='--rounds 2', see --help
+#   make bench-link compare with rathole over a link of 50 ms; root only
 #   make install    into DESTDIR and PREFIX
 #   make clean      remove what was built
 #
@@ -16,13 +17,16 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 DESTDIR ?=
 BENCH_OPTIONS ?=
+# Most tests wait most of the time: for a time limit of the program, for a program to start.
+TEST_THREADS ?= 4
 
 BUILD = $(or $(CARGO_TARGET_DIR),target)
 BINARY = $(BUILD)/release/nodepass
 MANUAL = man/nodepass.1
 NEED = scripts/need.sh
+LINK_HELPER = $(abspath $(BUILD))/bench/delaylink
 
-.PHONY: all demo check lint test static man bench install clean
+.PHONY: all demo check lint test static man bench bench-link install clean
 
 all:
 	@$(NEED) cargo gcc
@@ -45,7 +49,7 @@ lint:
 
 test:
 	@$(NEED) cargo gcc
-	$(CARGO) test --lib --test main
+	$(CARGO) test --lib --test main -- --test-threads=$(TEST_THREADS)
 
 static:
 	@$(NEED) cargo gcc readelf
@@ -58,6 +62,16 @@ man:
 bench:
 	@$(NEED) cargo gcc socat haproxy
 	$(CARGO) bench --bench forward -- $(BENCH_OPTIONS)
+
+# The helper makes network namespaces and the link between them.
+bench-link: $(LINK_HELPER)
+	@[ "$$(id -u)" -eq 0 ] || { echo 'bench-link makes network namespaces: run it as root' >&2; exit 1; }
+	$(CARGO) bench --bench forward -- --link $(LINK_HELPER) $(BENCH_OPTIONS)
+
+$(LINK_HELPER): benches/link/delaylink.c
+	@$(NEED) cargo gcc
+	mkdir -p $(dir $@)
+	$(CC) -O2 -Wall -Wextra -o $@ $<
 
 # Builds only when nothing was built yet: whoever installs may not be the one who builds.
 install: $(BINARY)

@@ -3,6 +3,7 @@
 //! | module | holds | may use |
 //! |---|---|---|
 //! | [`tunnel`] | what the cores do: listeners, sessions, targets | everything below |
+//! | [`pool`] | connections between the two ends, made before a visitor comes | `net`, `runtime`, `wire`, `limits` |
 //! | [`net`] | bytes in motion: sockets, names, the relay | `runtime`, `config` types, `wire` types, `limits` |
 //! | [`runtime`] | threads, shutdown, log | `limits` |
 //! | [`config`] | URL, options and environment as typed values | `wire` types, `limits` |
@@ -16,6 +17,7 @@
 pub mod config;
 pub mod limits;
 pub mod net;
+pub mod pool;
 pub mod runtime;
 pub mod tunnel;
 pub mod wire;

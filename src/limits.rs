@@ -300,16 +300,66 @@ pub const DATAGRAM_ROUNDS_MAX: usize = 4;
 /// Receives of single datagrams in one turn under `rate`.
 pub const DATAGRAM_TURN_ROUNDS_MAX: usize = 128;
 
+/// Largest datagram that is joined with others to be sent by one call (bytes): with the headers of
+/// IPv6 and UDP it fits a packet of Ethernet, and a larger one would have to be cut into fragments,
+/// which the kernel does not do for joined ones.
+pub const DATAGRAM_JOIN_SIZE_MAX: usize = 1452;
+
+/// Bytes of datagrams that are joined to be sent by one call: less than the kernel takes.
+pub const DATAGRAM_RUN_SIZE_MAX: usize = 60 * 1024;
+const _: () = assert!(DATAGRAM_RUN_SIZE_MAX < DATAGRAM_SIZE_MAX);
+
+/// Largest datagram that goes through a tunnel, unless `NP_UDP_DATA_BUF_SIZE` says otherwise
+/// (bytes); what 1.x programs take.
+pub const TUNNEL_DATAGRAM_SIZE_MAX: usize = 16 * 1024;
+
+/// Bytes read at once from a stream of datagrams; one buffer for all sessions of a loop.
+pub const DATAGRAM_READ_SIZE: usize = 64 * 1024;
+// A raw datagram is what one read gives.
+const _: () = assert!(DATAGRAM_READ_SIZE > DATAGRAM_SIZE_MAX);
+
+/// Reads of one stream of datagrams before the next one gets its turn.
+pub const DATAGRAM_STREAM_ROUNDS_MAX: usize = 4;
+
+/// Bytes of datagrams for one stream after which they are written, and not only when all that was
+/// received at once has been looked through.
+pub const DATAGRAM_WRITE_SIZE: usize = 32 * 1024;
+
+/// Bytes of datagrams that wait for one stream to take them. The kernel holds megabytes before
+/// that, so more would only make them late.
+pub const DATAGRAM_BACKLOG_SIZE_MAX: usize = 160 * 1024;
+// Beside the rest of a datagram of which a part has left there is room for another one.
+const _: () = assert!(DATAGRAM_BACKLOG_SIZE_MAX >= 2 * (0xffff + 2));
+
+/// The same for all streams of a loop together.
+pub const DATAGRAM_BACKLOG_TOTAL_MAX: usize = 4 * 1024 * 1024;
+
+/// Sessions handed over to the thread for the exits of UDP that it has not taken yet.
+pub const UDP_ARRIVALS_MAX: usize = 1024;
+
+/// How long a session waits to be handed over to that thread when it is busy.
+pub const UDP_ARRIVAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Shortest time between two looks for UDP sessions whose tunnel is gone: a busy pool rings for
+/// each connection.
+pub const UDP_OVER_INTERVAL: Duration = Duration::from_millis(50);
+
 /// Sockets that one look at the UDP sessions tells of.
 pub const UDP_EVENTS_MAX: usize = 128;
 
-/// Bytes that all UDP sessions of an instance hold while names are resolved.
+/// UDP visitors that wait for a pool connection: they have no descriptor that would bound them.
+pub const UDP_WAITING_MAX: usize = 4096;
+
+/// Bytes that all UDP sessions of an instance hold while names are resolved, or until there is a
+/// pool connection.
 pub const UDP_OPENING_TOTAL_MAX: usize = 4 * 1024 * 1024;
 
-/// Bytes that a UDP session holds while the name of its target is resolved.
+/// Bytes that a UDP session holds while the name of its target is resolved, or until there is a
+/// pool connection.
 pub const UDP_OPENING_SIZE_MAX: usize = 64 * 1024;
 
-/// Datagrams that a UDP session holds while the name of its target is resolved.
+/// Datagrams that a UDP session holds while the name of its target is resolved, or until there is
+/// a pool connection.
 pub const UDP_OPENING_COUNT_MAX: usize = 64;
 
 /// Longest time between two looks for UDP sessions that are idle.
@@ -341,6 +391,22 @@ pub const COOLDOWN_FACTOR_MAX: u32 = 10;
 /// Descriptors that the program takes for itself, about: listeners, events, log, names.
 pub const DESCRIPTORS_RESERVED: usize = 16;
 
+// TLS
+
+/// Ciphertext received by one call (bytes): with 4 KiB, what the TLS library takes by itself,
+/// decrypting cost half as much again. The memory exists only while bytes flow.
+pub const TLS_RECEIVE_SIZE: usize = 64 * 1024;
+
+/// Plaintext encrypted before the socket is asked to take it (bytes); also the most that one
+/// stream holds unsent, apart from headers.
+pub const TLS_SEND_SIZE: usize = 64 * 1024;
+
+/// Receives of one read or check: a flood of records without content must not hold the thread.
+pub const TLS_RECEIVE_ROUNDS_MAX: usize = 8;
+
+/// Largest certificate or key file (bytes): a long chain has about 20 KiB.
+pub const CERTIFICATE_FILE_SIZE_MAX: u64 = 256 * 1024;
+
 // Tunnel protocol
 
 /// Longest head of a handshake request or answer, its empty line included (bytes).
@@ -366,6 +432,95 @@ pub const CONTROL_LINE_SIZE_MAX: usize = 4 * 1024;
 /// Tickets of one session that may overtake each other; one bit each. One that
 /// comes later than this many others is refused, and its client dials again.
 pub const TICKET_WINDOW_SIZE: u64 = 4096;
+
+/// Reads of a control channel, and the size of each (bytes), before its thread looks at the time.
+pub const CONTROL_ROUNDS_MAX: usize = 16;
+/// Size of one read of a control channel (bytes): some hundred signals.
+pub const CONTROL_READ_SIZE: usize = 16 * 1024;
+
+/// After a signal the next ones are gathered for so long, where a round trip takes at least
+/// `GATHER_ROUND_TRIP_MIN`.
+pub const GATHER_TIME: Duration = Duration::from_millis(1);
+/// On shorter links a segment for each signal does no harm.
+pub const GATHER_ROUND_TRIP_MIN: Duration = Duration::from_millis(10);
+
+/// Report intervals without a word of the peer after which a session is over.
+pub const SILENT_INTERVALS_MAX: u32 = 3;
+
+// Pool
+
+/// Most threads that make pool connections: on a link of 50 ms, where each takes two round trips or
+/// with TLS three, that many make more than 1,500 a second.
+pub const WARM_UP_THREADS_MAX: usize = 256;
+
+/// How often it is looked whether a visitor who waits for a pool connection is still there.
+pub const VISITOR_LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long retired pool connections are kept for signals that are on their way.
+pub const RETIREMENT: Duration = Duration::from_secs(10);
+
+/// Longest time between two looks at a session for what is over or due.
+pub const TEND_INTERVAL: Duration = Duration::from_secs(1);
+
+// Tunnel port
+
+/// The port on which a web server would end TLS.
+pub const WEB_TLS_PORT: u16 = 443;
+
+/// Most sessions of a server, those included that are only expected.
+pub const SESSIONS_MAX: usize = 1024;
+
+/// Most connections to the tunnel port whose purpose is not known yet.
+pub const CALLERS_MAX: usize = 1024;
+
+/// How long a new connection may be silent before it counts as one of v1, which says nothing.
+pub const CALLER_GRACE: Duration = Duration::from_millis(100);
+
+/// The same for an address that has a native client as well, whose first bytes may be late.
+pub const CALLER_GRACE_SHARED: Duration = Duration::from_secs(1);
+
+/// How long a pool connection waits for a place when as many are idle as may be: the signal that
+/// makes one is often on its way.
+pub const CALLER_PLACE_TIMEOUT: Duration = Duration::from_millis(200);
+/// How often it is looked whether there is one.
+pub const CALLER_PLACE_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How long a caller who has been told all may take to hang up.
+pub const CALLER_LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Steps of one caller before others get their turn.
+pub const CALLER_ROUNDS_MAX: usize = 8;
+
+/// Requests on one connection: a native handshake has two.
+pub const CALLER_REQUESTS_MAX: usize = 3;
+
+/// Bytes of a caller who has been told all that are thrown away before he is cut off.
+pub const CALLER_DISCARD_SIZE_MAX: usize = 64 * 1024;
+
+/// Callers whose handshakes of TLS take so much of the processor within `COVER_WINDOW` wait for
+/// the next one, unless their address has a session: a hello with an RSA key of 4096 bits takes
+/// 4.7 ms, and anyone can send very many.
+pub const COVER_TIME_MAX: Duration = Duration::from_millis(200);
+/// The time within which `COVER_TIME_MAX` counts.
+pub const COVER_WINDOW: Duration = Duration::from_secs(1);
+
+/// Clients of one address that have done the handshake and have yet to open a connection.
+pub const EXPECTED_PER_ADDRESS_MAX: usize = 64;
+
+/// Callers that one look tells of.
+pub const DOORMAN_EVENTS_MAX: usize = 128;
+
+/// Addresses remembered for a wrong key; about 64 bytes each.
+pub const FAILURES_REMEMBERED_MAX: usize = 1024;
+
+/// How long an address is remembered for its last wrong key.
+pub const FAILURE_MEMORY: Duration = Duration::from_secs(60);
+
+/// How long the second answer to a wrong key is held back; doubled for each more.
+pub const FAILURE_DELAY_FIRST: Duration = Duration::from_millis(100);
+
+/// Longest time that an answer is held back: less than a client waits for it.
+pub const FAILURE_DELAY_MAX: Duration = Duration::from_secs(2);
 
 // Command line
 

@@ -23,21 +23,38 @@ Usage: nodepass URL            run the URL until SIGINT or SIGTERM
 const FORMS: &str = "\
 URL forms, with an example each:
   server://[KEY@]TUNNEL/TARGET[,TARGET...][?OPTION=VALUE&...]
-      nodepass 'server://secret@:10101/127.0.0.1:8080?tls=1'
+      nodepass 'server://secret@:10101/:10080?mode=1&tls=1&auth=1'
   client://[KEY@]TUNNEL/TARGET[,TARGET...][?OPTION=VALUE&...]
-      nodepass 'client://secret@example.com:10101/127.0.0.1:8080'
-  master://API[/PREFIX][?OPTION=VALUE&...]
+      nodepass 'client://secret@example.com:10101/127.0.0.1:8080?mode=2&auth=1'
+  master://API[/PREFIX][?OPTION=VALUE&...], which this version does not run
       nodepass 'master://127.0.0.1:9090/api?log=info'
+
+A client goes to the server at TUNNEL (mode=2), or listens there itself and
+forwards to its targets without a server (mode=1). Of the two ends of a tunnel,
+one listens for visitors at its TARGET, and the other one connects them to its
+own TARGET: with mode=1 at the server, the server listens; with mode=2 there,
+the client.
 
 An address is host:port, 1.2.3.4:port, [IPv6]:port or :port. In a key, reserved
 characters are percent-encoded. A duration is 300ms, 1.5h, 2h45m (units ns, us,
 ms, s, m, h) or 0.
 ";
 
+/// The optional parts that are built in, by the names of their cargo features.
+pub const FEATURES: &[&str] = &[
+    #[cfg(feature = "tls")]
+    "tls",
+];
+
 /// The line that `--version` prints.
 pub fn version() -> String {
     let (version, target) = (env!("CARGO_PKG_VERSION"), env!("NODEPASS_TARGET"));
-    format!("nodepass {version} (features: none; target {target})\n")
+    let features = if FEATURES.is_empty() {
+        String::from("none")
+    } else {
+        FEATURES.join(", ")
+    };
+    format!("nodepass {version} (features: {features}; target {target})\n")
 }
 
 /// The short usage, for a command line without a URL.

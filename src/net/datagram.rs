@@ -12,7 +12,9 @@ use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
-use crate::limits::{DATAGRAM_BATCH_SIZE, DATAGRAM_BUFFER_SIZE};
+use crate::limits::{
+    DATAGRAM_BATCH_SIZE, DATAGRAM_BUFFER_SIZE, DATAGRAM_JOIN_SIZE_MAX, DATAGRAM_RUN_SIZE_MAX,
+};
 
 /// What the kernel can do with datagrams; one for all sockets.
 #[derive(Debug)]
@@ -91,6 +93,55 @@ impl Batch {
                 bytes: &part[..meta.len],
                 segment_size: meta.stride,
             })
+    }
+}
+
+/// Datagrams of one size, one after another, that can be sent by one call. It keeps its memory
+/// for the next ones.
+#[derive(Debug, Default)]
+pub struct Run {
+    bytes: Vec<u8>,
+    segment_size: usize,
+    count: usize,
+    /// The last one is shorter, or too large to be joined: none can follow.
+    is_closed: bool,
+}
+
+impl Run {
+    /// Adds a datagram; returns whether it could be joined with those that are there.
+    pub fn add(&mut self, datagram: &[u8]) -> bool {
+        let size = datagram.len();
+        if self.count == 0 {
+            self.segment_size = size;
+            self.is_closed = size == 0 || size > DATAGRAM_JOIN_SIZE_MAX;
+        } else if self.is_closed
+            || size == 0
+            || size > self.segment_size
+            || self.bytes.len() + size > DATAGRAM_RUN_SIZE_MAX
+        {
+            return false;
+        } else {
+            self.is_closed = size < self.segment_size;
+        }
+        self.count += 1;
+        self.bytes.extend_from_slice(datagram);
+        true
+    }
+
+    /// Returns what was added, as if it had come from `peer`; `None` if that is nothing.
+    pub fn joined(&self, peer: SocketAddr) -> Option<Received<'_>> {
+        (self.count > 0).then_some(Received {
+            peer,
+            local: None,
+            bytes: &self.bytes,
+            segment_size: self.segment_size,
+        })
+    }
+
+    /// Forgets what was added.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.count = 0;
     }
 }
 
@@ -284,5 +335,45 @@ mod tests {
         assert_eq!(segments(b"aabbc", 2), [&b"aa"[..], b"bb", b"c"]);
         assert_eq!(segments(b"aabb", 4), [b"aabb"]);
         assert_eq!(segments(b"", 0), [b""]);
+    }
+
+    /// Returns the runs that datagrams of these sizes make, as sizes.
+    fn runs(sizes: &[usize]) -> Vec<Vec<usize>> {
+        let peer = SocketAddr::from(([127, 0, 0, 1], 9));
+        let (mut run, mut runs) = (Run::default(), Vec::new());
+        let mut end = |run: &mut Run| {
+            if let Some(joined) = run.joined(peer) {
+                runs.push(joined.segments().map(<[u8]>::len).collect());
+            }
+            run.clear();
+        };
+        for size in sizes {
+            let datagram = vec![0; *size];
+            if !run.add(&datagram) {
+                end(&mut run);
+                assert!(run.add(&datagram));
+            }
+        }
+        end(&mut run);
+        runs
+    }
+
+    #[test]
+    fn datagrams_of_one_size_make_a_run_that_a_shorter_one_ends() {
+        assert_eq!(runs(&[]), Vec::<Vec<usize>>::new());
+        assert_eq!(runs(&[5, 5, 5]), [[5, 5, 5]]);
+        assert_eq!(runs(&[5, 5, 3, 3]), [vec![5, 5, 3], vec![3]]);
+        assert_eq!(runs(&[3, 5]), [[3], [5]]);
+        assert_eq!(runs(&[0, 0, 5, 0]), [[0], [0], [5], [0]]);
+    }
+
+    #[test]
+    fn large_datagrams_and_long_runs_are_not_joined() {
+        let max = DATAGRAM_JOIN_SIZE_MAX;
+        assert_eq!(runs(&[max, max]), [[max, max]]);
+        assert_eq!(runs(&[max + 1, max + 1]), [[max + 1], [max + 1]]);
+        let count = DATAGRAM_RUN_SIZE_MAX / 1024;
+        let lengths: Vec<usize> = runs(&vec![1024; count + 1]).iter().map(Vec::len).collect();
+        assert_eq!(lengths, [count, 1]);
     }
 }

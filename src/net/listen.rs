@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use log::Level;
@@ -19,7 +19,7 @@ use crate::config::address::{Address, Host};
 use crate::limits::{
     ACCEPT_BACKLOG, ACCEPT_BATCH_MAX, ACCEPT_PAUSE, FREE_PORT_TRIES_MAX, UDP_LISTENER_BUFFER_SIZE,
 };
-use crate::runtime::event::{Event, timespec};
+use crate::runtime::event::Event;
 use crate::runtime::log::Repeated;
 
 /// Why a listener cannot be had.
@@ -37,9 +37,15 @@ enum Reason {
 }
 
 impl ListenError {
-    /// Returns whether the address belongs to somebody else: another program or another host.
+    /// Returns whether the address is not for this program: another one has it, or another host, or
+    /// only others may have it.
     pub fn is_taken(&self) -> bool {
-        let taken = [io::ErrorKind::AddrInUse, io::ErrorKind::AddrNotAvailable];
+        let taken = [
+            io::ErrorKind::AddrInUse,
+            io::ErrorKind::AddrNotAvailable,
+            io::ErrorKind::PermissionDenied,
+            io::ErrorKind::InvalidInput,
+        ];
         matches!(&self.reason, Reason::Bind(error) if taken.contains(&error.kind()))
     }
 }
@@ -49,7 +55,18 @@ impl fmt::Display for ListenError {
         write!(f, "cannot listen on {} {}: ", self.what, self.address)?;
         match &self.reason {
             Reason::Name(error) => write!(f, "{error}"),
-            Reason::Bind(error) => write!(f, "{error}"),
+            Reason::Bind(error) => {
+                write!(f, "{error}")?;
+                match error.kind() {
+                    io::ErrorKind::PermissionDenied => {
+                        f.write_str("; ports below 1024 take root or CAP_NET_BIND_SERVICE")
+                    }
+                    io::ErrorKind::AddrInUse => {
+                        f.write_str("; stop the program that has it, or choose another port")
+                    }
+                    _ => Ok(()),
+                }
+            }
         }
     }
 }
@@ -213,58 +230,102 @@ fn bind_both_families(socket: &Socket, address: SocketAddr) -> io::Result<()> {
 
 /// Accepts visitors and hands each one to `admit`, until `drain` is raised.
 ///
-/// The socket that is handed over is non-blocking. When descriptors run out, visitors are turned
-/// away at once instead of waiting in the backlog for a service that does not come.
+/// The socket that is handed over is non-blocking.
 ///
 /// Blocks: until then. `admit` must not.
 pub fn accept_until(
     drain: &Event,
-    listener: &TcpListener,
+    listener: TcpListener,
     mut admit: impl FnMut(OwnedFd, SocketAddr),
 ) {
-    let shortage = Repeated::new(Level::Warn, "visitors refused for want of descriptors");
-    let mut spare = spare_descriptor();
+    let mut acceptor = Acceptor::new(listener, "Visitor");
     while !drain.is_raised() {
         let mut set = [
-            PollFd::new(listener, PollFlags::IN),
+            PollFd::new(&acceptor, PollFlags::IN),
             PollFd::new(drain, PollFlags::IN),
         ];
         // An interrupted poll is answered by an accept that finds nobody.
         let _ = rustix::event::poll(&mut set, None);
+        if drain.is_raised() {
+            return;
+        }
+        if let Accepting::Short = acceptor.accept_some(&mut admit) {
+            drain.wait(ACCEPT_PAUSE);
+        }
+    }
+}
+
+/// A listener, and what it takes to accept whatever the system is short of.
+///
+/// When descriptors run out, visitors are turned away at once instead of waiting in the backlog
+/// for a service that does not come.
+#[derive(Debug)]
+pub struct Acceptor {
+    listener: TcpListener,
+    who: &'static str,
+    shortage: Repeated,
+    spare: Option<OwnedFd>,
+}
+
+/// How an accept went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepting {
+    /// The listener tells when there are more.
+    Well,
+    /// The system is short of something: let `ACCEPT_PAUSE` pass before the next try.
+    Short,
+}
+
+impl Acceptor {
+    /// Takes over a listener, non-blocking; `who` comes there, as log lines call him.
+    pub fn new(listener: TcpListener, who: &'static str) -> Self {
+        Self {
+            listener,
+            who,
+            shortage: Repeated::new(Level::Warn, "connections refused for want of descriptors"),
+            spare: spare_descriptor(),
+        }
+    }
+
+    /// Accepts those who wait, up to a bound, and hands each one to `admit`. Does not wait.
+    pub fn accept_some(&mut self, mut admit: impl FnMut(OwnedFd, SocketAddr)) -> Accepting {
         for _ in 0..ACCEPT_BATCH_MAX {
-            if drain.is_raised() {
-                return;
-            }
-            match accept(listener) {
+            match accept(&self.listener) {
                 Ok((socket, address)) => admit(socket, address),
                 Err(Errno::AGAIN) => break,
                 // The visitor left before he was accepted, or his network reported an error.
                 Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO | Errno::PERM) => {}
                 Err(error @ (Errno::MFILE | Errno::NFILE)) => {
-                    shortage.log(format_args!(
-                        "Visitor refused: {error}; raise the limit of open files (ulimit -n)"
+                    self.shortage.log(format_args!(
+                        "{} refused: {error}; raise the limit of open files (ulimit -n)",
+                        self.who
                     ));
                     // The spare descriptor makes room to accept one and hang up on him.
-                    drop(spare.take());
-                    drop(accept(listener));
-                    spare = spare_descriptor();
-                    if spare.is_none() {
-                        pause(drain);
-                        break;
+                    drop(self.spare.take());
+                    drop(accept(&self.listener));
+                    self.spare = spare_descriptor();
+                    if self.spare.is_none() {
+                        return Accepting::Short;
                     }
                 }
                 Err(error) => {
-                    shortage.log(format_args!(
-                        "Cannot accept visitors: {error}; trying again"
+                    self.shortage.log(format_args!(
+                        "Cannot accept connections: {error}; trying again"
                     ));
-                    pause(drain);
-                    break;
+                    return Accepting::Short;
                 }
             }
         }
-        if spare.is_none() {
-            spare = spare_descriptor();
+        if self.spare.is_none() {
+            self.spare = spare_descriptor();
         }
+        Accepting::Well
+    }
+}
+
+impl AsFd for Acceptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 
@@ -278,13 +339,6 @@ fn accept(listener: &TcpListener) -> Result<(OwnedFd, SocketAddr), Errno> {
 
 fn spare_descriptor() -> Option<OwnedFd> {
     std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
-}
-
-/// Lets a shortage pass.
-fn pause(drain: &Event) {
-    let mut set = [PollFd::new(drain, PollFlags::IN)];
-    // Woken early or not: the next round looks again.
-    let _ = rustix::event::poll(&mut set, Some(&timespec(ACCEPT_PAUSE)));
 }
 
 /// Returns the address as its owner would write it: one of IPv4 that came to a socket for both

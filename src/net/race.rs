@@ -10,7 +10,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::stream::set_stream_options;
+use super::stream::{PlainStream, set_stream_options};
 use crate::runtime::event::{Event, timespec};
 
 /// What makes a dial pointless.
@@ -174,6 +174,38 @@ impl<'a> Race<'a> {
                 self.failure = Some(error.into());
                 Step::Nothing
             }
+        }
+    }
+}
+
+/// Connects to one address, whatever source address the system chooses.
+///
+/// Blocks: until it is connected, at most until `deadline`, hardly longer than until `stop`.
+/// Errors: those of the connect; `TimedOut`; `Interrupted` when it is to stop.
+pub fn connect(address: SocketAddr, deadline: Instant, stop: &Event) -> io::Result<PlainStream> {
+    let never_bound = AtomicBool::new(false);
+    let source = Source {
+        address: None,
+        failed: &never_bound,
+    };
+    let watch = Watch {
+        stop,
+        visitor: None,
+    };
+    let mut race = Race::new(source);
+    race.start(address, 0);
+    loop {
+        if race.is_empty() {
+            let failure = race.into_failure();
+            return Err(failure.unwrap_or_else(|| io::ErrorKind::TimedOut.into()));
+        }
+        if Instant::now() >= deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match race.wait(deadline, watch) {
+            Step::Connected(attempt) => return Ok(PlainStream::new(attempt.socket)),
+            Step::NotWanted => return Err(io::ErrorKind::Interrupted.into()),
+            Step::Nothing => {}
         }
     }
 }

@@ -310,6 +310,9 @@ mod tests {
     #[test]
     fn a_deadline_in_the_past_is_kept() {
         let resolver = resolver(Duration::ZERO);
+        // Nobody answers this question: a helper might be faster than a busy machine.
+        let unanswered = Entry::Asked(Arc::new(Question::default()));
+        lock(&resolver.shared.names).insert("localhost".to_owned(), unanswered);
         let error = resolver
             .look_up("localhost", Instant::now(), &|| true)
             .unwrap_err();

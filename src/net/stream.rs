@@ -1,11 +1,12 @@
 //! What each byte stream offers to the relay, and the plain TCP one.
 
 use std::io;
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use socket2::SockRef;
 
@@ -38,15 +39,48 @@ pub trait Stream {
     /// Blocks: until what was written has left, at most until `deadline`.
     fn abort(&mut self, deadline: Instant);
 
-    /// Returns whether a read would give bytes that the descriptor does not announce.
+    /// Returns what an idle stream is about to do; bytes that have come are kept for the next read.
+    fn check(&mut self) -> Condition;
+
+    /// Returns whether a read would give bytes, the end or an error that the descriptor does not
+    /// announce.
     fn holds_bytes(&self) -> bool {
         false
     }
+
+    /// Returns whether something that `write` or `finish` took has yet to leave for the kernel.
+    ///
+    /// It leaves by [`Stream::flush`] when the descriptor is writable, or before the next bytes
+    /// that are written.
+    fn holds_unsent(&self) -> bool {
+        false
+    }
+
+    /// Hands to the kernel what `write` and `finish` took and still hold.
+    ///
+    /// Errors: `WouldBlock` when some of it is left; any other one breaks the stream.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Gives up memory that is needed only while bytes flow. To be called before a long sleep.
+    fn rest(&mut self) {}
 
     /// Returns whether the descriptor carries just these bytes, so that the kernel may move them.
     fn is_plain(&self) -> bool {
         false
     }
+}
+
+/// What is known of a stream without reading from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It is open and has nothing to read.
+    Silent,
+    /// It has bytes to read.
+    Speaking,
+    /// It has nothing to read but its end, or it is broken.
+    Ended,
 }
 
 /// A TCP connection that carries the bytes as they are.
@@ -66,6 +100,18 @@ impl PlainStream {
     /// Returns the socket.
     pub fn socket(&self) -> &TcpStream {
         &self.socket
+    }
+
+    /// Gives the socket away.
+    pub fn into_socket(self) -> OwnedFd {
+        self.socket.into()
+    }
+
+    /// Returns the address of the other end.
+    ///
+    /// Errors: the connection has been reset.
+    pub fn peer_address(&self) -> io::Result<SocketAddr> {
+        self.socket.peer_addr()
     }
 }
 
@@ -103,9 +149,27 @@ impl Stream for PlainStream {
         let _ = socket.set_linger(Some(Duration::ZERO));
     }
 
+    fn check(&mut self) -> Condition {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match rustix::net::recv(&self.socket, &mut [0; 1], flags) {
+            Ok((_, 0)) => Condition::Ended,
+            Ok(_) => Condition::Speaking,
+            Err(Errno::WOULDBLOCK | Errno::INTR) => Condition::Silent,
+            Err(_) => Condition::Ended,
+        }
+    }
+
     fn is_plain(&self) -> bool {
         true
     }
+}
+
+/// Returns whether a call that failed is worth another try when the descriptor is ready.
+pub fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }
 
 /// Sets what every TCP connection of a relay has: no delay, and probes that find a dead peer.
@@ -118,4 +182,56 @@ pub fn set_stream_options(socket: &SockRef<'_>) -> io::Result<()> {
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_PROBES);
     socket.set_tcp_keepalive(&keepalive)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Returns both ends of a connection over loopback, as `relay` wants them.
+    pub fn connected() -> (PlainStream, PlainStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let dialled = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let prepare = |socket: TcpStream| {
+            socket.set_nonblocking(true).unwrap();
+            socket.set_nodelay(true).unwrap();
+            PlainStream::new(socket.into())
+        };
+        (prepare(dialled), prepare(accepted))
+    }
+
+    /// Waits until the descriptor of a stream has something to tell a reader.
+    pub fn wait_readable(stream: &dyn Stream) {
+        let mut set = [PollFd::from_borrowed_fd(stream.descriptor(), PollFlags::IN)];
+        let limit = timespec(Duration::from_secs(10));
+        assert_eq!(rustix::event::poll(&mut set, Some(&limit)), Ok(1));
+    }
+
+    #[test]
+    fn a_plain_stream_tells_silence_speech_and_end_apart() {
+        let (mut near, far) = connected();
+        assert_eq!(near.check(), Condition::Silent);
+        far.socket().write_all(b"x").unwrap();
+        wait_readable(&near);
+        assert_eq!(near.check(), Condition::Speaking);
+        let mut buffer = [0; 8];
+        assert_eq!(near.read(&mut buffer).unwrap(), 1);
+        assert_eq!(near.check(), Condition::Silent);
+        drop(far);
+        wait_readable(&near);
+        assert_eq!(near.check(), Condition::Ended);
+    }
+
+    #[test]
+    fn a_plain_stream_gives_its_socket_and_its_peer() {
+        let (near, far) = connected();
+        let address = far.socket().local_addr().unwrap();
+        assert_eq!(near.peer_address().unwrap(), address);
+        let socket = TcpStream::from(near.into_socket());
+        assert_eq!(socket.peer_addr().unwrap(), address);
+    }
 }

@@ -1,21 +1,60 @@
 //! What the cores do: listeners, sessions, targets.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`server`], [`client`], `direct` | what differs by role |
+//! | [`instance`], [`running`] | what all of a role's threads share; their start and end |
+//! | `doorman`, `caller`, [`guests`], `failures`, `spending` | whoever connects to a server's tunnel port |
+//! | [`greeting`] | a client's handshake |
+//! | [`session`], [`control`], [`warm_up`] | one session: its control channel, its pool |
+//! | [`sessions`] | who gets the next visitor |
+//! | [`entry`], [`exit`] | the end that visitors come to, the end that dials |
+//! | `session_tcp`, [`session_udp`], [`udp_exit`] | visitors |
 
-pub mod direct;
+mod caller;
+pub mod client;
+pub mod control;
+mod cooldown;
+mod direct;
+mod doorman;
+pub mod entry;
+pub mod exit;
+mod failures;
 mod gate;
+pub mod greeting;
+pub mod guests;
+pub mod instance;
 mod report;
+pub mod running;
+pub mod server;
+pub mod session;
 mod session_tcp;
-mod session_udp;
+pub mod session_udp;
+pub mod sessions;
 pub mod slots;
+mod spending;
+pub mod udp_exit;
+mod udp_held;
+mod udp_sweep;
 mod udp_table;
+mod udp_target;
+#[cfg(test)]
+mod udp_tests;
+mod udp_way;
+pub mod uplink;
+pub mod warm_up;
 
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
-use self::direct::{Direct, announce_room};
-use crate::config::{Config, Core, Mode};
-use crate::limits::{COOLDOWN_FACTOR_MAX, Limits};
+use self::cooldown::Cooldown;
+use self::instance::{Instance, announce_room, pool_room};
+use self::running::Running;
+use self::server::ServerError;
+use crate::config::{Address, Config, Core, Mode};
+use crate::limits::Limits;
 use crate::net::listen::{ListenError, Listeners, Protocols};
 use crate::net::resolve::Resolver;
 use crate::runtime::shutdown::Signals;
@@ -25,12 +64,14 @@ use crate::runtime::shutdown::Signals;
 pub enum RunError {
     /// No listener; a retry can help.
     Listen(ListenError),
+    /// A server cannot be what its URL asks for; with a certificate or a shortage a retry can help.
+    Server(ServerError),
     /// The system is short of something; a retry can help.
     System(io::Error),
-    /// A thread that everything depends on ended; a retry can help.
+    /// A thread that everything depends on ended by a panic; a retry can help.
     Panic,
-    /// The address is taken, and a client that goes to a server is no part of this version.
-    NoServerMode(Option<ListenError>),
+    /// It has to start anew, for a reason that has been logged.
+    Anew,
     /// This core is no part of this version.
     NoCore(Core),
 }
@@ -38,27 +79,27 @@ pub enum RunError {
 impl RunError {
     /// Returns whether the next attempt may go better.
     fn is_passing(&self) -> bool {
-        matches!(self, Self::Listen(_) | Self::System(_) | Self::Panic)
+        match self {
+            Self::Listen(_) | Self::System(_) | Self::Panic | Self::Anew => true,
+            Self::Server(error) => error.is_passing(),
+            Self::NoCore(_) => false,
+        }
     }
 }
 
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const ADVICE: &str = "this version forwards with client://…?mode=1 only";
         match self {
             Self::Listen(error) => write!(f, "{error}"),
+            Self::Server(error) => write!(f, "{error}"),
+            Self::Anew => f.write_str("starting anew"),
             Self::Panic => f.write_str("a thread ended by a panic; please report what it said"),
             Self::System(error) => write!(f, "the system refuses: {error}"),
-            Self::NoServerMode(None) => {
-                write!(f, "mode=2 needs a tunnel to a server; {ADVICE}")
-            }
-            Self::NoServerMode(Some(error)) => {
-                write!(
-                    f,
-                    "{error}, so this is a tunnel to a server (mode=0); {ADVICE}"
-                )
-            }
-            Self::NoCore(core) => write!(f, "{}:// cannot run yet; {ADVICE}", core.name()),
+            Self::NoCore(core) => write!(
+                f,
+                "{}:// cannot run yet; this version has server:// and client://",
+                core.name()
+            ),
         }
     }
 }
@@ -77,23 +118,21 @@ pub fn run(
     signals: &Signals,
     descriptors_max: usize,
 ) -> Result<(), RunError> {
-    let title = match config.core {
-        Core::Server => "Server",
-        Core::Client => "Client",
-        Core::Master => "Master",
-    };
+    let title = title(config.core);
     let mut cooldown = Cooldown::new(limits.service_cooldown);
     loop {
         let error = match start(config, limits, signals, descriptors_max) {
-            Ok(direct) => {
-                let is_told = signals.wait(None, Some(direct.failed()));
+            Ok(running) => {
+                let is_told = signals.wait(None, Some(running.failed()));
                 log::info!("{title} stopping");
-                direct.stop(signals);
+                let has_panicked = running.has_panicked();
+                running.stop(signals);
                 log::info!("{title} stopped");
-                if is_told {
-                    return Ok(());
+                match (is_told, has_panicked) {
+                    (true, _) => return Ok(()),
+                    (false, true) => RunError::Panic,
+                    (false, false) => RunError::Anew,
                 }
-                RunError::Panic
             }
             // What failed only because a signal came is no failure.
             Err(_) if signals.wait(Some(Instant::now()), None) => return Ok(()),
@@ -103,7 +142,7 @@ pub fn run(
         if !error.is_passing() {
             return Err(error);
         }
-        let pause = cooldown.next(RandomState::new().hash_one(()));
+        let pause = cooldown.next_pause();
         log::info!("Trying again in {:.1} s", pause.as_secs_f64());
         if signals.wait(Some(Instant::now() + pause), None) {
             return Ok(());
@@ -117,73 +156,140 @@ fn start(
     limits: &Limits,
     signals: &Signals,
     descriptors_max: usize,
-) -> Result<Direct, RunError> {
-    if config.core != Core::Client {
-        return Err(RunError::NoCore(config.core));
-    }
-    let options = &config.options;
-    if options.mode == Mode::Two {
-        return Err(RunError::NoServerMode(None));
-    }
+) -> Result<Running, RunError> {
     let timeout = limits.tcp_dial_timeout;
+    let options = &config.options;
     let resolver = Resolver::new(&options.names, timeout, limits.stack_size);
-    let tunnel = &config.tunnel;
-    let protocols = Protocols {
-        tcp: options.tcp,
-        udp: options.udp,
-        // With option `rate` datagrams come one by one, as its turns do.
-        joins_datagrams: options.rate.is_none(),
+    let starting = Start {
+        config,
+        limits,
+        signals,
+        descriptors_max,
+        resolver,
     };
-    let is_wanted = || !signals.is_pending();
-    let bound = Listeners::bind(tunnel, protocols, &resolver, timeout, &is_wanted);
-    let listeners = match (bound, options.mode) {
-        (Ok(listeners), Mode::Auto) => {
-            log::info!("Mode 1 (single-end) chosen: {tunnel} can be bound here");
-            listeners
-        }
-        (Ok(listeners), _) => listeners,
-        (Err(error), Mode::Auto) if error.is_taken() => {
-            return Err(RunError::NoServerMode(Some(error)));
-        }
-        (Err(error), _) => return Err(RunError::Listen(error)),
-    };
-    log::info!("Client started: {}", config.to_url());
-    announce_room(options, descriptors_max);
-    Direct::start(config, limits, resolver, listeners, descriptors_max).map_err(RunError::System)
-}
-
-/// The pause before a restart: doubled while restarts keep failing, never the same twice, so that
-/// many programs that lost the same server do not come back in step.
-#[derive(Debug)]
-struct Cooldown {
-    first: Duration,
-    next: Duration,
-}
-
-impl Cooldown {
-    fn new(first: Duration) -> Self {
-        Self { first, next: first }
-    }
-
-    /// Returns the next pause: up to a quarter longer than its step, as `random` has it.
-    fn next(&mut self, random: u64) -> Duration {
-        let pause = self.next;
-        self.next = (pause * 2).min(self.first * COOLDOWN_FACTOR_MAX);
-        let share = u32::try_from(random % 256).unwrap_or_default();
-        pause + pause * share / 1024
+    match config.core {
+        Core::Server => starting.server(),
+        Core::Client => starting.client(),
+        Core::Master => Err(RunError::NoCore(config.core)),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A start: finds out which listeners there are, and with them which mode it is.
+struct Start<'a> {
+    config: &'a Config,
+    limits: &'a Limits,
+    signals: &'a Signals,
+    descriptors_max: usize,
+    resolver: Resolver,
+}
 
-    #[test]
-    fn the_pause_doubles_up_to_a_bound_and_varies() {
-        let mut cooldown = Cooldown::new(Duration::from_secs(3));
-        let pauses: Vec<u64> = (0..6).map(|_| cooldown.next(0).as_secs()).collect();
-        assert_eq!(pauses, [3, 6, 12, 24, 30, 30]);
-        let longest = cooldown.next(u64::MAX);
-        assert!(longest > Duration::from_secs(37) && longest < Duration::from_secs(38));
+impl Start<'_> {
+    fn server(&self) -> Result<Running, RunError> {
+        let cover = server::prepare(self.config).map_err(RunError::Server)?;
+        let tunnel_only = Protocols {
+            tcp: true,
+            udp: false,
+            joins_datagrams: false,
+        };
+        let tunnel = self.bind(&self.config.tunnel, tunnel_only);
+        let tunnel = tunnel.map_err(RunError::Listen)?;
+        let Some(tunnel) = tunnel.tcp else {
+            unreachable!("it was asked for")
+        };
+        let visitors = self.bind_visitors()?;
+        let instance = self.instance(true)?;
+        server::start(self.config, instance, cover, tunnel, visitors).map_err(RunError::Server)
+    }
+
+    /// Binds the target address of a server; `None` in flow `+`, where targets are dialled.
+    fn bind_visitors(&self) -> Result<Option<Listeners>, RunError> {
+        let (mode, targets) = (self.config.options.mode, &self.config.targets);
+        if mode == Mode::Two {
+            return Ok(None);
+        }
+        let [target] = &targets[..] else {
+            // Only the automatic mode allows several.
+            log::info!("Mode 2 (forward) chosen: there are several targets to dial");
+            return Ok(None);
+        };
+        match (self.bind(target, self.protocols()), mode) {
+            (Ok(listeners), Mode::Auto) => {
+                log::info!("Mode 1 (reverse) chosen: {target} can be bound here");
+                Ok(Some(listeners))
+            }
+            (Ok(listeners), _) => Ok(Some(listeners)),
+            (Err(error), Mode::Auto) if error.is_taken() => {
+                log::info!("Mode 2 (forward) chosen: {error}");
+                Ok(None)
+            }
+            (Err(error), _) => Err(RunError::Listen(error)),
+        }
+    }
+
+    fn client(&self) -> Result<Running, RunError> {
+        let mode = self.config.options.mode;
+        let tunnel = &self.config.tunnel;
+        if mode == Mode::Two {
+            return self.dual_end_client();
+        }
+        let listeners = match (self.bind(tunnel, self.protocols()), mode) {
+            (Ok(listeners), Mode::Auto) => {
+                log::info!("Mode 1 (single-end) chosen: {tunnel} can be bound here");
+                listeners
+            }
+            (Ok(listeners), _) => listeners,
+            (Err(error), Mode::Auto) if error.is_taken() => {
+                log::info!("Mode 2 (dual-end) chosen: {error}");
+                return self.dual_end_client();
+            }
+            (Err(error), _) => return Err(RunError::Listen(error)),
+        };
+        direct::start(self.instance(false)?, listeners).map_err(RunError::System)
+    }
+
+    fn dual_end_client(&self) -> Result<Running, RunError> {
+        client::start(self.config, &self.instance(true)?).map_err(RunError::System)
+    }
+
+    fn bind(&self, address: &Address, protocols: Protocols) -> Result<Listeners, ListenError> {
+        let timeout = self.limits.tcp_dial_timeout;
+        let is_wanted = || !self.signals.is_pending();
+        Listeners::bind(address, protocols, &self.resolver, timeout, &is_wanted)
+    }
+
+    fn protocols(&self) -> Protocols {
+        let options = &self.config.options;
+        Protocols {
+            tcp: options.tcp,
+            udp: options.udp,
+            // With option `rate` datagrams come one by one, as its turns do.
+            joins_datagrams: options.rate.is_none(),
+        }
+    }
+
+    /// Makes what the threads will share, and says what has been started.
+    fn instance(&self, is_dual_end: bool) -> Result<Arc<Instance>, RunError> {
+        let title = title(self.config.core);
+        log::info!("{title} started: {}", self.config.to_url());
+        let options = &self.config.options;
+        let idle_max = match self.config.core {
+            Core::Server => usize::try_from(options.pool_max).unwrap_or(usize::MAX),
+            Core::Client if is_dual_end => usize::try_from(options.pool_min).unwrap_or(usize::MAX),
+            Core::Client | Core::Master => 0,
+        };
+        let pool_count = idle_max.min(pool_room(self.descriptors_max));
+        announce_room(options, self.descriptors_max, pool_count);
+        let resolver = self.resolver.clone();
+        let instance = Instance::new(self.config, self.limits, resolver, self.descriptors_max);
+        instance.map(Arc::new).map_err(RunError::System)
+    }
+}
+
+/// Returns the name of a core as log lines have it.
+fn title(core: Core) -> &'static str {
+    match core {
+        Core::Server => "Server",
+        Core::Client => "Client",
+        Core::Master => "Master",
     }
 }

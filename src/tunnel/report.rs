@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::direct::Instance;
+use super::instance::Instance;
+use super::sessions::Sessions;
 use super::slots::Kind;
 use crate::config::Balance;
 use crate::limits::PROBE_TIMEOUT;
@@ -13,8 +14,23 @@ use crate::wire::checkpoint::Checkpoint;
 /// Run mode of a client without a server.
 const MODE_SINGLE_END: u8 = 1;
 
+/// Where the part of a checkpoint line comes from that is not counted in the instance.
+#[derive(Clone)]
+pub enum Gauge {
+    /// A client without a server: its targets are measured.
+    Targets,
+    /// An end of a tunnel: the peer is.
+    Tunnel {
+        /// The run mode in use.
+        mode: u8,
+        /// Where the peers and the pools are.
+        sessions: Arc<Sessions>,
+    },
+}
+
 /// Body of the thread `report`: one line each report interval, until the program stops.
-pub fn run(instance: &Arc<Instance>, interval: Duration) {
+pub fn run(instance: &Arc<Instance>, gauge: &Gauge) {
+    let interval = instance.limits.report_interval;
     let stop = &instance.shutdown.stop;
     let mut next_at = Instant::now();
     loop {
@@ -22,11 +38,11 @@ pub fn run(instance: &Arc<Instance>, interval: Duration) {
         if stop.wait(next_at.saturating_duration_since(Instant::now())) {
             return;
         }
-        let ping = measure(instance, interval);
+        let to_target = measure(instance, gauge, interval);
         if stop.is_raised() {
             return;
         }
-        write_line(instance, ping);
+        write(instance, gauge, to_target);
         instance.notes.flush();
         // After a suspend the lines that were missed are not written all at once.
         let now = Instant::now();
@@ -42,13 +58,14 @@ pub fn run(instance: &Arc<Instance>, interval: Duration) {
 /// without need; the choice of the lowest latency has to know all targets.
 ///
 /// Blocks: at most `PROBE_TIMEOUT`, less with a short interval or when the program stops.
-fn measure(instance: &Instance, interval: Duration) -> Duration {
+fn measure(instance: &Instance, gauge: &Gauge, interval: Duration) -> Duration {
     let targets = &instance.dialer.tcp;
     let latest = targets.take_latest();
     let chooses_lowest =
         instance.options.balance == Balance::LowestLatency && targets.addresses().len() > 1;
-    // A target of UDP need not listen for TCP as well.
-    if !chooses_lowest && (latest.is_some() || !instance.options.tcp) {
+    // A target of UDP need not listen for TCP as well, and in a tunnel it is the peer that counts.
+    let is_enough = latest.is_some() || !instance.options.tcp || !matches!(gauge, Gauge::Targets);
+    if !chooses_lowest && is_enough {
         return latest.unwrap_or_default();
     }
     let indexes = if chooses_lowest {
@@ -63,13 +80,21 @@ fn measure(instance: &Instance, interval: Duration) -> Duration {
     latencies.into_iter().flatten().min().unwrap_or_default()
 }
 
-/// Writes the checkpoint line.
-pub fn write_line(instance: &Instance, ping: Duration) {
+/// Writes the last checkpoint line, without measuring anything.
+pub fn write_last(instance: &Instance, gauge: &Gauge) {
+    write(instance, gauge, Duration::ZERO);
+}
+
+fn write(instance: &Instance, gauge: &Gauge, to_target: Duration) {
+    let (mode, ping, pool_count) = match gauge {
+        Gauge::Targets => (MODE_SINGLE_END, to_target, 0),
+        Gauge::Tunnel { mode, sessions } => (*mode, sessions.round_trip(), sessions.idle_count()),
+    };
     let count = |kind| u64::try_from(instance.slots.count(kind)).unwrap_or(u64::MAX);
     let checkpoint = Checkpoint {
-        mode: MODE_SINGLE_END,
+        mode,
         ping,
-        pool_count: 0,
+        pool_count: u64::try_from(pool_count).unwrap_or(u64::MAX),
         tcp_sessions_count: count(Kind::Tcp),
         udp_sessions_count: count(Kind::Udp),
         tcp_received: instance.tcp_meter.received.sum(),

@@ -1,22 +1,33 @@
-//! One visitor over TCP: look at its first bytes, dial a target, introduce the visitor, relay.
+//! One visitor over TCP, from his first byte to his last: look at what he says, find his way
+//! onward, introduce him, relay.
+//!
+//! | who serves | comes from | goes to | the application side is |
+//! |---|---|---|---|
+//! | a client without a server | visitor | target | the visitor |
+//! | the end that visitors come to | visitor | pool connection | the visitor |
+//! | the end that dials | pool connection | target | the target |
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::direct::Instance;
+use super::instance::Instance;
+use super::sessions::{NotTaken, Sessions, Taken};
 use super::slots::Slot;
 use crate::config::options::{Block, ProxyHeader};
 use crate::limits::{SNIFF_SILENCE_TIMEOUT, SNIFF_UNCLEAR_TIMEOUT, TCP_BUFFER_SIZE_MIN};
-use crate::net::dial::Dialled;
+use crate::net::cover::BoxedStream;
+use crate::net::dial::{DialError, Dialled};
 use crate::net::listen::canonical;
 use crate::net::race::Watch;
-use crate::net::relay::{Terms, relay};
-use crate::net::stream::{PlainStream, Stream};
-use crate::runtime::event::timespec;
+use crate::net::relay::{Ahead, CloseReason, Terms, relay};
+use crate::net::stream::{Condition, PlainStream, Stream};
+use crate::runtime::event::{Event, timespec};
 use crate::wire::proxy_header::{self, PROXY_HEADER_SIZE_MAX};
 use crate::wire::sniff::{PREFIX_SIZE_MAX, Protocol, Verdict, recognise};
 
@@ -33,12 +44,24 @@ pub struct Visitor {
     pub slot: Slot,
 }
 
+/// A visitor of the other end, who has come through the tunnel.
+pub struct Arrival {
+    /// The pool connection.
+    pub stream: BoxedStream,
+    /// The visitor, as the other end has told, or that end itself.
+    pub address: SocketAddr,
+    /// The place that it takes.
+    pub slot: Slot,
+    /// Raised when the session that it belongs to is over.
+    pub over: Arc<Event>,
+}
+
 /// The visitor goes no further: it is refused, left, was idle, or the program stops.
 struct Away;
 
-/// A visitor's connection, refused when its first bytes are those of a blocked protocol.
+/// What a visitor says, refused when its first bytes are those of a blocked protocol.
 struct Guarded {
-    stream: PlainStream,
+    stream: BoxedStream,
     block: Block,
     /// The first bytes have been judged.
     is_known: bool,
@@ -46,6 +69,15 @@ struct Guarded {
 }
 
 impl Guarded {
+    fn new(stream: BoxedStream, block: Block) -> Self {
+        Self {
+            stream,
+            block,
+            is_known: !block.any(),
+            refused: None,
+        }
+    }
+
     /// Judges the first bytes; until they are known it can be asked again with more.
     fn judge(&mut self, prefix: &[u8]) -> Result<(), Away> {
         match recognise(prefix) {
@@ -96,100 +128,309 @@ impl Stream for Guarded {
         self.stream.abort(deadline);
     }
 
+    fn check(&mut self) -> Condition {
+        self.stream.check()
+    }
+
+    fn holds_bytes(&self) -> bool {
+        self.stream.holds_bytes()
+    }
+
+    fn holds_unsent(&self) -> bool {
+        self.stream.holds_unsent()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+
+    fn rest(&mut self) {
+        self.stream.rest();
+    }
+
     fn is_plain(&self) -> bool {
-        self.is_known
+        self.is_known && self.stream.is_plain()
     }
 }
 
-/// Serves one visitor from its first byte to its last; the body of a session thread.
+/// Serves a visitor of a client without a server; the body of a session thread.
 pub fn serve(instance: &Instance, visitor: Visitor) {
     let Visitor {
         socket,
         address,
         slot,
     } = visitor;
-    let block = instance.options.block;
-    let mut stream = Guarded {
-        stream: PlainStream::new(socket),
-        block,
-        is_known: !block.any(),
-        refused: None,
+    let stream = PlainStream::new(socket);
+    // A visitor that has been reset meanwhile has no address any more, and the relay will see it.
+    let entry = stream.socket().local_addr().map_or(address, canonical);
+    let mut visitor = Guarded::new(Box::new(stream), instance.options.block);
+    let stop = &instance.shutdown.stop;
+    let reach = |visitor: &Guarded| {
+        let (stream, to) = dial(instance, visitor, address, stop)?;
+        let first = introduction(instance.options.proxy, address, entry);
+        Ok(Far {
+            stream,
+            to,
+            first,
+            over: None,
+        })
     };
     // Whoever left early needs no word.
-    let _ = carry(instance, &mut stream, address);
-    if let Some(protocol) = stream.refused {
+    if let Ok((mut far, ahead)) = meet(instance, &mut visitor, stop, reach) {
+        instance.tcp_meter.received.add(ahead.prefix.len());
+        let ahead_bytes = [ahead.first, ahead.prefix].concat();
+        let ahead = Ahead {
+            to_other: &ahead_bytes,
+            ..Ahead::default()
+        };
+        let reason = relay(&mut visitor, &mut *far.stream, ahead, terms(instance, stop));
+        note_end(address, &far.to, &reason);
+    }
+    leave(instance, visitor, address, slot);
+}
+
+/// Serves a visitor at the end of a tunnel that visitors come to; the body of a session thread.
+pub fn serve_entry(instance: &Instance, sessions: &Sessions, visitor: Visitor) {
+    let Visitor {
+        socket,
+        address,
+        slot,
+    } = visitor;
+    let stream = Box::new(PlainStream::new(socket));
+    let mut visitor = Guarded::new(stream, instance.options.block);
+    let mut session = None;
+    let stop = &instance.shutdown.stop;
+    let reach = |visitor: &Guarded| {
+        let timeout = instance.limits.pool_get_timeout;
+        let watch = Watch {
+            stop,
+            visitor: Some(visitor.descriptor()),
+        };
+        let taken = sessions.take(address, timeout, watch);
+        let taken = taken.map_err(|not_taken| {
+            note_not_served(instance, address, &not_taken, not_taken == NotTaken::Left);
+            Away
+        })?;
+        let Taken {
+            session: of,
+            stream,
+        } = taken;
+        let over = Some(of.over());
+        let to = format!("{} through the tunnel", of.peer());
+        session = Some(of);
+        Ok(Far {
+            stream,
+            to,
+            first: Vec::new(),
+            over,
+        })
+    };
+    let met = meet(instance, &mut visitor, stop, reach);
+    if let (Ok((mut far, ahead)), Some(session)) = (met, session) {
+        instance.tcp_meter.received.add(ahead.prefix.len());
+        let ahead = Ahead {
+            to_other: &ahead.prefix,
+            ..Ahead::default()
+        };
+        let over = session.over();
+        let reason = relay(
+            &mut visitor,
+            &mut *far.stream,
+            ahead,
+            terms(instance, &over),
+        );
+        end_tunnelled(&mut *far.stream, &reason);
+        note_end(address, &far.to, &reason);
+    }
+    leave(instance, visitor, address, slot);
+}
+
+/// Serves a visitor of the other end at the end that dials; the body of a session thread.
+pub fn serve_arrival(instance: &Instance, arrival: Arrival) {
+    let Arrival {
+        stream,
+        address,
+        slot,
+        over,
+    } = arrival;
+    let mut visitor = Guarded::new(stream, instance.options.block);
+    let reach = |visitor: &Guarded| {
+        let (stream, to) = dial(instance, visitor, address, &over)?;
+        let first = introduction(instance.options.proxy, address, to);
+        Ok(Far {
+            stream,
+            to,
+            first,
+            over: None,
+        })
+    };
+    if let Ok((mut far, ahead)) = meet(instance, &mut visitor, &over, reach) {
+        let ahead_bytes = [ahead.first, ahead.prefix].concat();
+        instance.tcp_meter.sent.add(ahead_bytes.len());
+        let ahead = Ahead {
+            to_application: &ahead_bytes,
+            ..Ahead::default()
+        };
+        let reason = relay(
+            &mut *far.stream,
+            &mut visitor,
+            ahead,
+            terms(instance, &over),
+        );
+        end_tunnelled(&mut visitor, &reason);
+        note_end(address, &far.to, &reason);
+    } else {
+        refuse_tunnelled(&mut visitor);
+    }
+    leave(instance, visitor, address, slot);
+}
+
+/// The way onward of a visitor.
+struct Far<T> {
+    stream: BoxedStream,
+    /// Where it leads.
+    to: T,
+    /// What introduces the visitor there.
+    first: Vec<u8>,
+    /// Raised when it ends with the session that it belongs to.
+    over: Option<Arc<Event>>,
+}
+
+/// What goes ahead of a visitor's data on the way onward: the introduction, if it has not been
+/// sent yet, and what was read to judge him.
+struct AheadOf {
+    first: Vec<u8>,
+    prefix: Vec<u8>,
+}
+
+/// Judges a visitor and finds his way onward, whichever of the two speaks first.
+fn meet<T>(
+    instance: &Instance,
+    visitor: &mut Guarded,
+    stop: &Event,
+    reach: impl FnOnce(&Guarded) -> Result<Far<T>, Away>,
+) -> Result<(Far<T>, AheadOf), Away> {
+    let mut prefix = Vec::new();
+    let mut waiting = Waiting {
+        read_timeout: instance.options.read_timeout,
+        stop,
+        visitor,
+    };
+    if !waiting.visitor.is_known {
+        waiting.read_prefix(None, &mut prefix)?;
+    }
+    let mut far = reach(waiting.visitor)?;
+    let mut first = std::mem::take(&mut far.first);
+    if !waiting.visitor.is_known {
+        // The far end may be the one to speak first, and it waits for the introduction.
+        waiting.stop = far.over.as_deref().unwrap_or(stop);
+        send_first(&mut *far.stream, &std::mem::take(&mut first));
+        waiting.read_prefix(Some(&*far.stream), &mut prefix)?;
+    }
+    Ok((far, AheadOf { first, prefix }))
+}
+
+/// Dials a target; says in the log why there is none.
+fn dial(
+    instance: &Instance,
+    visitor: &Guarded,
+    address: SocketAddr,
+    stop: &Event,
+) -> Result<(BoxedStream, SocketAddr), Away> {
+    let watch = Watch {
+        stop,
+        visitor: Some(visitor.descriptor()),
+    };
+    match instance.dialer.dial(watch) {
+        Ok(Dialled {
+            stream,
+            address: target,
+            ..
+        }) => {
+            log::debug!("Visitor {address} connected to {target}");
+            Ok((Box::new(stream), target))
+        }
+        Err(error) => {
+            let has_left = matches!(error, DialError::NotWanted);
+            note_not_served(instance, address, &error, has_left);
+            Err(Away)
+        }
+    }
+}
+
+/// Says why a visitor got nothing; that he left by himself is nothing to look at.
+fn note_not_served(
+    instance: &Instance,
+    address: SocketAddr,
+    reason: &dyn fmt::Display,
+    has_left: bool,
+) {
+    if has_left {
+        log::debug!("Visitor {address} not served: {reason}");
+    } else {
+        let notes = &instance.notes;
+        notes
+            .not_dialled
+            .log(format_args!("Visitor {address} not served: {reason}"));
+    }
+}
+
+fn terms<'a>(instance: &'a Instance, stop: &'a Event) -> Terms<'a> {
+    Terms {
+        stock: &instance.stock,
+        meter: &instance.tcp_meter,
+        rates: instance.rates.as_ref(),
+        read_timeout: instance.options.read_timeout,
+        stop,
+    }
+}
+
+/// Tells the other end of a tunnel that both directions are over: an end of one alone would leave
+/// it waiting for the other one.
+fn end_tunnelled(stream: &mut dyn Stream, reason: &CloseReason) {
+    if matches!(reason, CloseReason::Idle) {
+        stream.abort(Instant::now());
+    }
+}
+
+/// Ends a pool connection whose visitor is not served. A plain end would leave him the other
+/// direction, and his place at the other end for as long as he keeps that open.
+pub fn refuse_tunnelled(stream: &mut dyn Stream) {
+    // One that is gone already needs no word.
+    let _ = stream.finish();
+    stream.abort(Instant::now());
+}
+
+fn note_end(address: SocketAddr, to: &impl fmt::Display, reason: &CloseReason) {
+    log::debug!("Visitor {address} disconnected from {to}: {reason}");
+}
+
+/// Ends a visitor's stay.
+fn leave(instance: &Instance, visitor: Guarded, address: SocketAddr, slot: Slot) {
+    if let Some(protocol) = visitor.refused {
         instance.notes.blocked.log(format_args!(
             "Visitor {address} refused: it speaks {protocol}, which is blocked"
         ));
     }
     // The connection ends before its place is free: a count of zero means that none is open.
-    drop(stream);
+    drop(visitor);
     drop(slot);
 }
 
-fn carry(instance: &Instance, visitor: &mut Guarded, address: SocketAddr) -> Result<(), Away> {
-    let mut prefix = Vec::new();
-    if !visitor.is_known {
-        read_prefix(instance, visitor, None, &mut prefix)?;
+/// Returns the PROXY protocol header of a visitor from `address` to `entry`, or nothing.
+fn introduction(header: ProxyHeader, address: SocketAddr, entry: SocketAddr) -> Vec<u8> {
+    match header {
+        ProxyHeader::Off => Vec::new(),
+        ProxyHeader::V1 => proxy_header::encode_v1(address, entry),
+        ProxyHeader::V2 => proxy_header::encode_v2(address, entry),
     }
-    let Dialled {
-        stream: mut target,
-        address: target_address,
-        ..
-    } = dial(instance, &visitor.stream, address)?;
-    log::debug!("Visitor {address} connected to {target_address}");
-    let mut first = introduction(instance.options.proxy, &visitor.stream, address);
-    if !visitor.is_known {
-        // The target may be the one to speak first, and it waits for the introduction.
-        send_first(&mut target, &std::mem::take(&mut first));
-        read_prefix(instance, visitor, Some(&target), &mut prefix)?;
-    }
-    instance.tcp_meter.received.add(prefix.len());
-    first.append(&mut prefix);
-    let terms = Terms {
-        stock: &instance.stock,
-        meter: &instance.tcp_meter,
-        rates: instance.rates.as_ref(),
-        read_timeout: instance.options.read_timeout,
-        stop: &instance.shutdown.stop,
-    };
-    let reason = relay(visitor, &mut target, &first, terms);
-    log::debug!("Visitor {address} disconnected from {target_address}: {reason}");
-    Ok(())
-}
-
-/// Dials a target; says in the log why there is none.
-fn dial(instance: &Instance, visitor: &PlainStream, address: SocketAddr) -> Result<Dialled, Away> {
-    let watch = Watch {
-        stop: &instance.shutdown.stop,
-        visitor: Some(visitor.socket().as_fd()),
-    };
-    instance.dialer.dial(watch).map_err(|error| {
-        let notes = &instance.notes;
-        notes
-            .not_dialled
-            .log(format_args!("Visitor {address} not served: {error}"));
-        Away
-    })
-}
-
-/// Returns the PROXY protocol header, or nothing.
-fn introduction(header: ProxyHeader, visitor: &PlainStream, address: SocketAddr) -> Vec<u8> {
-    let encode = match header {
-        ProxyHeader::Off => return Vec::new(),
-        ProxyHeader::V1 => proxy_header::encode_v1,
-        ProxyHeader::V2 => proxy_header::encode_v2,
-    };
-    // A visitor that has been reset meanwhile has no address any more, and the relay will see it.
-    let entry = visitor.socket().local_addr().map_or(address, canonical);
-    encode(address, entry)
 }
 
 /// Writes a few bytes to a connection on which nothing has been written yet.
-fn send_first(target: &mut PlainStream, bytes: &[u8]) {
+fn send_first(stream: &mut dyn Stream, bytes: &[u8]) {
     if !bytes.is_empty() {
         // A fresh socket takes them whole; if it is broken, the relay will see it.
-        let _ = target.write(bytes);
+        let _ = stream.write(bytes);
     }
 }
 
@@ -201,77 +442,91 @@ fn is_blocked(block: Block, protocol: Protocol) -> bool {
     }
 }
 
-/// Reads the first bytes of a visitor into `prefix`, until they tell its protocol.
-///
-/// Blocks: while it is silent, for `SNIFF_SILENCE_TIMEOUT` where there is no target yet, else
-/// until the target speaks or the time of option `read` is over; then for
-/// `SNIFF_UNCLEAR_TIMEOUT`; until the program stops.
-/// Errors: the visitor is refused, or left, or stayed silent although a target is waiting.
-fn read_prefix(
-    instance: &Instance,
-    visitor: &mut Guarded,
-    target: Option<&PlainStream>,
-    prefix: &mut Vec<u8>,
-) -> Result<(), Away> {
-    let patience = match target {
-        None => Some(SNIFF_SILENCE_TIMEOUT),
-        Some(_) => instance.options.read_timeout,
-    };
-    let mut deadline = patience.map(|patience| Instant::now() + patience);
-    while !visitor.is_known {
-        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) {
-            if prefix.is_empty() {
-                return target.map_or(Ok(()), |_| Err(Away));
-            }
-            visitor.is_known = true;
-            break;
-        }
-        match wait_for_first(instance, visitor, target, left)? {
-            Spoke::Visitor => {
-                let is_first = prefix.is_empty();
-                if !read_some(visitor, prefix)? {
-                    return Ok(());
-                }
-                if is_first {
-                    deadline = Some(Instant::now() + SNIFF_UNCLEAR_TIMEOUT);
-                }
-                visitor.judge(prefix)?;
-            }
-            Spoke::Target => return Ok(()),
-            Spoke::Nobody => {}
-        }
-    }
-    Ok(())
+/// The wait for the first bytes of a visitor.
+struct Waiting<'a> {
+    read_timeout: Option<Duration>,
+    stop: &'a Event,
+    visitor: &'a mut Guarded,
 }
 
 enum Spoke {
     Visitor,
-    Target,
+    Far,
     Nobody,
 }
 
-/// Waits for the first bytes of either side.
-fn wait_for_first(
-    instance: &Instance,
-    visitor: &Guarded,
-    target: Option<&PlainStream>,
-    timeout: Option<Duration>,
-) -> Result<Spoke, Away> {
-    let stop = PollFd::new(&instance.shutdown.stop, PollFlags::IN);
-    let from_visitor = PollFd::from_borrowed_fd(visitor.descriptor(), PollFlags::IN);
-    let from_target = match target {
-        Some(target) => PollFd::new(target.socket(), PollFlags::IN),
-        None => stop.clone(),
-    };
-    let mut set = [from_visitor, from_target, stop];
-    // An interrupted poll is a round in which nothing happened.
-    let _ = rustix::event::poll(&mut set, timeout.map(timespec).as_ref());
-    match set.map(|entry| !entry.revents().is_empty()) {
-        [_, _, true] => Err(Away),
-        [true, _, _] => Ok(Spoke::Visitor),
-        [_, true, _] => Ok(Spoke::Target),
-        _ => Ok(Spoke::Nobody),
+impl Waiting<'_> {
+    /// Reads the first bytes of a visitor into `prefix`, until they tell its protocol.
+    ///
+    /// Blocks: while it is silent, for `SNIFF_SILENCE_TIMEOUT` where there is no `far` yet, else
+    /// until that speaks or the time of option `read` is over; then for `SNIFF_UNCLEAR_TIMEOUT`;
+    /// until `stop`.
+    /// Errors: the visitor is refused, or left, or stayed silent although the far end is waiting.
+    fn read_prefix(
+        &mut self,
+        far: Option<&(dyn Stream + Send)>,
+        prefix: &mut Vec<u8>,
+    ) -> Result<(), Away> {
+        let patience = match far {
+            None => Some(SNIFF_SILENCE_TIMEOUT),
+            Some(_) => self.read_timeout,
+        };
+        let mut deadline = patience.map(|patience| Instant::now() + patience);
+        while !self.visitor.is_known {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                if prefix.is_empty() {
+                    return far.map_or(Ok(()), |_| Err(Away));
+                }
+                self.visitor.is_known = true;
+                break;
+            }
+            match self.wait_for_first(far, left)? {
+                Spoke::Visitor => {
+                    let is_first = prefix.is_empty();
+                    if !read_some(self.visitor, prefix)? {
+                        return Ok(());
+                    }
+                    if is_first && !prefix.is_empty() {
+                        deadline = Some(Instant::now() + SNIFF_UNCLEAR_TIMEOUT);
+                    }
+                    self.visitor.judge(prefix)?;
+                }
+                Spoke::Far => return Ok(()),
+                Spoke::Nobody => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the first bytes of either side.
+    fn wait_for_first(
+        &self,
+        far: Option<&(dyn Stream + Send)>,
+        timeout: Option<Duration>,
+    ) -> Result<Spoke, Away> {
+        // What TLS has read ahead does not show at the descriptor.
+        if self.visitor.holds_bytes() {
+            return Ok(Spoke::Visitor);
+        }
+        if far.is_some_and(Stream::holds_bytes) {
+            return Ok(Spoke::Far);
+        }
+        let stop = PollFd::new(self.stop, PollFlags::IN);
+        let from_visitor = PollFd::from_borrowed_fd(self.visitor.descriptor(), PollFlags::IN);
+        let from_far = match far {
+            Some(far) => PollFd::from_borrowed_fd(far.descriptor(), PollFlags::IN),
+            None => stop.clone(),
+        };
+        let mut set = [from_visitor, from_far, stop];
+        // An interrupted poll is a round in which nothing happened.
+        let _ = rustix::event::poll(&mut set, timeout.map(timespec).as_ref());
+        match set.map(|entry| !entry.revents().is_empty()) {
+            [_, _, true] => Err(Away),
+            [true, _, _] => Ok(Spoke::Visitor),
+            [_, true, _] => Ok(Spoke::Far),
+            _ => Ok(Spoke::Nobody),
+        }
     }
 }
 

@@ -274,10 +274,12 @@ fn version_names_program_features_and_target() {
         let rest = line
             .strip_prefix(&start)
             .unwrap_or_else(|| panic!("{line:?}"));
-        let (_, target) = rest
+        let (features, target) = rest
             .strip_suffix(')')
             .and_then(|rest| rest.split_once("; "))
             .unwrap();
+        let built_in = if cfg!(feature = "tls") { "tls" } else { "none" };
+        assert_eq!(features, built_in, "{line:?}");
         // A triple has two dashes or three.
         assert!((2..=3).contains(&target.matches('-').count()), "{line:?}");
     }

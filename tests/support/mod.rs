@@ -1,9 +1,18 @@
 //! What the cases are made of: the program as a child, servers to aim it at, traffic to send.
 
+pub mod certificates;
+pub mod downgrade;
+pub mod each;
+pub mod ends;
+pub mod link;
 pub mod name_server;
 pub mod pattern;
+pub mod peer;
 pub mod program;
+pub mod proxy;
+pub mod recording;
 pub mod servers;
+pub mod tunnel;
 pub mod visitors;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};

@@ -197,6 +197,12 @@ impl Program {
         listen_address(&self.wait_for("Listening on tcp "), "tcp ")
     }
 
+    /// Where a server listens for its clients.
+    #[track_caller]
+    pub fn tunnel_address(&self) -> SocketAddr {
+        listen_address(&self.wait_for("Tunnel listening on tcp "), "tcp ")
+    }
+
     /// Where it listens for UDP.
     #[track_caller]
     pub fn udp_address(&self) -> SocketAddr {
@@ -217,6 +223,15 @@ impl Program {
         found.unwrap_or_else(|| panic!("no such checkpoint"))
     }
 
+    /// All checkpoints so far.
+    pub fn checkpoints(&self) -> Vec<Checkpoint> {
+        let lines = self.lines();
+        lines
+            .iter()
+            .filter_map(|line| Checkpoint::parse(line))
+            .collect()
+    }
+
     /// The next checkpoint.
     #[track_caller]
     pub fn checkpoint(&self) -> Checkpoint {
@@ -226,14 +241,19 @@ impl Program {
     /// The last checkpoint so far.
     #[track_caller]
     pub fn last_checkpoint(&self) -> Checkpoint {
-        let lines = self.lines();
-        let last = lines.iter().rev().find_map(|line| Checkpoint::parse(line));
+        let last = self.checkpoints().pop();
         last.unwrap_or_else(|| panic!("no checkpoint"))
     }
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Ends it without giving it a chance to say so.
+    pub fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.wait_exit();
     }
 
     /// Waits for the end: the exit status, 128 and more for a signal as shells have it.
@@ -260,6 +280,12 @@ impl Program {
     /// Threads it has now.
     pub fn threads_count(&self) -> u64 {
         self.status_number("Threads:")
+    }
+
+    /// Descriptors it has open now.
+    pub fn descriptors_count(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.child.id());
+        fs::read_dir(path).unwrap().count()
     }
 
     /// The number after `label` in what the system tells of the process.
@@ -347,17 +373,21 @@ fn listen_address(line: &str, marker: &str) -> SocketAddr {
 pub struct Checkpoint {
     /// Run mode in use.
     pub mode: u64,
+    /// Round trip to the target or to the other end (milliseconds).
+    pub ping: u64,
+    /// Idle pool connections.
+    pub pool: u64,
     /// Open TCP connections.
     pub tcp_sessions: u64,
     /// Open UDP sessions.
     pub udp_sessions: u64,
-    /// Bytes read from TCP visitors.
+    /// Bytes read from TCP visitors; at the end that dials, from targets.
     pub tcp_received: u64,
-    /// Bytes written to TCP visitors.
+    /// Bytes written there.
     pub tcp_sent: u64,
-    /// Bytes read from UDP visitors.
+    /// Bytes read from UDP visitors; at the end that dials, from targets.
     pub udp_received: u64,
-    /// Bytes written to UDP visitors.
+    /// Bytes written there.
     pub udp_sent: u64,
 }
 
@@ -392,6 +422,8 @@ impl Checkpoint {
             .collect();
         Some(Self {
             mode: values["MODE"],
+            ping: values["PING"],
+            pool: values["POOL"],
             tcp_sessions: values["TCPS"],
             udp_sessions: values["UDPS"],
             tcp_received: values["TCPRX"],

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::DEADLINE;
+use super::{DEADLINE, eventually};
 
 /// Enough for a debug build's echo loop; two thousand of them must fit.
 const THREAD_STACK_SIZE: usize = 256 * 1024;
@@ -37,7 +37,7 @@ impl TcpServer {
         address: SocketAddr,
         serve: impl Fn(&TcpStream) + Send + Sync + 'static,
     ) -> Self {
-        let listener = Arc::new(TcpListener::bind(address).unwrap());
+        let listener = Arc::new(bind(|| TcpListener::bind(address)));
         let address = listener.local_addr().unwrap();
         let live = Arc::new(Mutex::new(Vec::new()));
         let serve = Arc::new(serve);
@@ -106,6 +106,15 @@ impl Drop for TcpServer {
     }
 }
 
+/// Binds, waiting while the address is taken: a child that another test starts has copies of our
+/// sockets for a moment, even of one that was closed here to free its port.
+fn bind<T>(attempt: impl Fn() -> io::Result<T>) -> T {
+    eventually("a free port", || match attempt() {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
+        result => Some(result.unwrap()),
+    })
+}
+
 /// Sends everything back until the other side ends or fails, then ends too.
 pub fn echo(mut stream: &TcpStream) {
     let mut buffer = vec![0; 32 * 1024];
@@ -142,7 +151,7 @@ impl UdpServer {
         address: SocketAddr,
         answer: impl Fn(&UdpSocket, &[u8], SocketAddr) + Send + 'static,
     ) -> Self {
-        let socket = UdpSocket::bind(address).unwrap();
+        let socket = bind(|| UdpSocket::bind(address));
         socket
             .set_read_timeout(Some(Duration::from_millis(50)))
             .unwrap();

@@ -4,6 +4,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
+
 use super::DEADLINE;
 use super::servers::set_deadline;
 
@@ -24,7 +26,17 @@ pub fn dial(address: SocketAddr) -> TcpStream {
 
 /// The same, where a refusal is an answer.
 pub fn try_dial(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    match socket.connect_timeout(&address.into(), DEADLINE) {
+        // It was let in, and ended before anyone could look: a connection that reads as ended.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+            ) => {}
+        result => result?,
+    }
+    let stream = TcpStream::from(socket);
     set_deadline(&stream);
     stream.set_nodelay(true)?;
     Ok(stream)

@@ -94,6 +94,10 @@ pub struct Direction<'a> {
     has_moved: bool,
     /// The source is broken: what it still gives is delivered, its end is not passed on.
     is_cut: bool,
+    /// Bytes in front that are not counted: those of [`Direction::put_first`].
+    uncounted: usize,
+    /// The target has taken bytes that have yet to leave it, as of [`Direction::note_unsent`].
+    is_unsent: bool,
 }
 
 impl<'a> Direction<'a> {
@@ -111,12 +115,14 @@ impl<'a> Direction<'a> {
             turn: None,
             has_moved: false,
             is_cut: false,
+            uncounted: 0,
+            is_unsent: false,
         }
     }
 
-    /// Puts bytes in front of all that will be read.
+    /// Puts bytes in front of all that will be read; they are not counted.
     ///
-    /// `first` is shorter than a buffer and given before the first [`Direction::pump`].
+    /// `first` is not longer than a buffer and given before the first [`Direction::pump`].
     pub fn put_first(&mut self, first: &[u8]) {
         if first.is_empty() {
             return;
@@ -128,16 +134,33 @@ impl<'a> Direction<'a> {
             start: 0,
             end: first.len(),
         };
+        self.uncounted = first.len();
     }
 
     /// Moves what can be moved now, in a bounded number of rounds.
     pub fn pump(&mut self, source: &mut dyn Stream, target: &mut dyn Stream) -> Result<(), Broken> {
+        let result = self.pump_rounds(source, target);
+        self.note_unsent(target);
+        result
+    }
+
+    fn pump_rounds(
+        &mut self,
+        source: &mut dyn Stream,
+        target: &mut dyn Stream,
+    ) -> Result<(), Broken> {
         for _ in 0..RELAY_ROUNDS_MAX {
+            self.note_unsent(target);
             if self.is_holding() {
                 if !self.target_ready {
                     return Ok(());
                 }
-                self.write(target).map_err(|error| Broken {
+                let result = if self.is_unsent {
+                    self.flush(target)
+                } else {
+                    self.write(target)
+                };
+                result.map_err(|error| Broken {
                     side: Side::Target,
                     error,
                 })?;
@@ -303,8 +326,10 @@ impl<'a> Direction<'a> {
                     Held::Pipe(loan) => loan.held -= size,
                     Held::Nothing => {}
                 }
+                let uncounted = self.uncounted.min(size);
+                self.uncounted -= uncounted;
                 if let Some(counter) = self.gauges.sent {
-                    counter.add(size);
+                    counter.add(size - uncounted);
                 }
                 Ok(())
             }
@@ -319,6 +344,30 @@ impl<'a> Direction<'a> {
         }
     }
 
+    /// Lets the target send what it has taken.
+    fn flush(&mut self, target: &mut dyn Stream) -> io::Result<()> {
+        // The target is believed to be writable, so some of it leaves, even if not all does.
+        self.has_moved = true;
+        match target.flush() {
+            Ok(()) => Ok(()),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => {
+                    self.target_ready = false;
+                    Ok(())
+                }
+                io::ErrorKind::Interrupted => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Notes whether the target holds bytes that have yet to leave it.
+    ///
+    /// A read of the other direction may change that: TLS answers some of what it reads.
+    pub fn note_unsent(&mut self, target: &dyn Stream) {
+        self.is_unsent = target.holds_unsent();
+    }
+
     /// Notes that the source is broken: an end of stream that is yet to be read is none.
     pub fn cut(&mut self) {
         self.is_cut = true;
@@ -328,13 +377,17 @@ impl<'a> Direction<'a> {
 
     /// Gives an empty buffer or pipe back, so that nobody holds one while he sleeps.
     pub fn rest(&mut self) {
-        if !self.is_holding() {
+        if !self.has_bytes() {
             self.held = Held::Nothing;
         }
     }
 
-    /// Returns whether bytes wait for the target.
+    /// Returns whether bytes wait for the target, here or inside it.
     pub fn is_holding(&self) -> bool {
+        self.is_unsent || self.has_bytes()
+    }
+
+    fn has_bytes(&self) -> bool {
         match &self.held {
             Held::Nothing => false,
             Held::Bytes { start, end, .. } => start < end,
@@ -349,7 +402,7 @@ impl<'a> Direction<'a> {
 
     /// Returns whether there is nothing left to pass on.
     pub fn is_done(&self) -> bool {
-        self.phase == Phase::Done
+        self.phase == Phase::Done && !self.is_unsent
     }
 
     /// Returns whether the source's next bytes are worth a wake-up.

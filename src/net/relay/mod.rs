@@ -15,6 +15,8 @@
 
 mod direction;
 mod stock;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io;
@@ -92,20 +94,32 @@ impl fmt::Display for CloseReason {
     }
 }
 
-/// Carries bytes between `application` and `other` until both directions have ended.
+/// Bytes that go ahead of everything that is read from now on, such as the header of a PROXY
+/// protocol and what was read to judge it.
 ///
-/// `first` goes to `other` ahead of everything that `application` sends from now on; it is not
-/// counted, and at most `TCP_BUFFER_SIZE_MIN` bytes long.
+/// Each part is at most `TCP_BUFFER_SIZE_MIN` bytes long. Neither is counted: only the caller
+/// knows what a visitor has said of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ahead<'a> {
+    /// From the application side to the other.
+    pub to_other: &'a [u8],
+    /// From the other side to the application.
+    pub to_application: &'a [u8],
+}
+
+/// Carries bytes between `application` and `other` until both directions have ended; those of
+/// `ahead` come first.
 ///
 /// Blocks: until then, or until one side breaks, both are idle, or the program stops.
 pub fn relay(
     application: &mut dyn Stream,
     other: &mut dyn Stream,
-    first: &[u8],
+    ahead: Ahead<'_>,
     terms: Terms<'_>,
 ) -> CloseReason {
     let mut relay = Relay::new(application, other, terms);
-    relay.onward.put_first(first);
+    relay.onward.put_first(ahead.to_other);
+    relay.back.put_first(ahead.to_application);
     let reason = relay.run();
     relay.close(&reason);
     reason
@@ -118,10 +132,9 @@ struct Relay<'a> {
     onward: Direction<'a>,
     /// From the other side to the application.
     back: Direction<'a>,
-    /// The end has hung up, and what is left to do with it needs no wake-up: it stays out of the
-    /// poll set, which would report the same over and over.
-    application_hung: bool,
-    other_hung: bool,
+    /// What poll has told about each end.
+    application_life: Life,
+    other_life: Life,
     /// When bytes were last moved, where that matters.
     moved_at: Option<Instant>,
     terms: Terms<'a>,
@@ -147,8 +160,8 @@ impl<'a> Relay<'a> {
             other,
             onward,
             back: Direction::new(terms.stock, back),
-            application_hung: false,
-            other_hung: false,
+            application_life: Life::Alive,
+            other_life: Life::Alive,
             moved_at: terms.read_timeout.map(|_| Instant::now()),
             terms,
         }
@@ -170,8 +183,16 @@ impl<'a> Relay<'a> {
                     Side::Target => CloseReason::ApplicationBroke(error),
                 };
             }
+            // A read of one direction may leave something to send in the stream it reads from.
+            self.onward.note_unsent(self.other);
             if self.onward.is_done() && self.back.is_done() {
                 return CloseReason::Finished;
+            }
+            if self.application_life.is_lost(&self.onward, &self.back) {
+                return CloseReason::ApplicationBroke(error_of(self.application));
+            }
+            if self.other_life.is_lost(&self.back, &self.onward) {
+                return CloseReason::OtherBroke(error_of(self.other));
             }
             if let Some(reason) = self.wait() {
                 return reason;
@@ -187,6 +208,10 @@ impl<'a> Relay<'a> {
             Ok(timeout) => timeout,
             Err(reason) => return Some(reason),
         };
+        if timeout != Some(Duration::ZERO) {
+            self.application.rest();
+            self.other.rest();
+        }
         let timeout = timeout.map(timespec);
         let wanted = |wants_source: bool, wants_target: bool| {
             let mut flags = PollFlags::empty();
@@ -202,12 +227,12 @@ impl<'a> Relay<'a> {
             // stop event, which may be in it more than once.
             let stop = PollFd::new(self.terms.stop, PollFlags::IN);
             let mut set = [
-                if self.application_hung && of_application.is_empty() {
+                if self.application_life != Life::Alive && of_application.is_empty() {
                     stop.clone()
                 } else {
                     PollFd::from_borrowed_fd(application, of_application)
                 },
-                if self.other_hung && of_other.is_empty() {
+                if self.other_life != Life::Alive && of_other.is_empty() {
                     stop.clone()
                 } else {
                     PollFd::from_borrowed_fd(other, of_other)
@@ -230,18 +255,8 @@ impl<'a> Relay<'a> {
         }
         let application = note_events(application_got, &mut self.onward, &mut self.back);
         let other = note_events(other_got, &mut self.back, &mut self.onward);
-        match application {
-            Hint::Broken => {
-                return Some(CloseReason::ApplicationBroke(error_of(self.application)));
-            }
-            Hint::HungUp => self.application_hung = true,
-            Hint::Alive => {}
-        }
-        match other {
-            Hint::Broken => return Some(CloseReason::OtherBroke(error_of(self.other))),
-            Hint::HungUp => self.other_hung = true,
-            Hint::Alive => {}
-        }
+        self.application_life = self.application_life.max(application);
+        self.other_life = self.other_life.max(other);
         None
     }
 
@@ -282,14 +297,11 @@ impl<'a> Relay<'a> {
         let deadline = Instant::now() + RESET_FLUSH_TIMEOUT;
         match reason {
             CloseReason::Finished => {}
-            // Who is owed nothing sees an ordinary end.
+            // Who is owed nothing sees an ordinary end; who is owed something must not take what
+            // he got for the whole.
             CloseReason::Idle => {
-                if self.onward.is_holding() {
-                    self.other.abort(Instant::now());
-                }
-                if self.back.is_holding() {
-                    self.application.abort(Instant::now());
-                }
+                end_idle(self.other, self.onward.is_holding());
+                end_idle(self.application, self.back.is_holding());
             }
             CloseReason::Stopped => {
                 self.application.abort(Instant::now());
@@ -307,19 +319,38 @@ impl<'a> Relay<'a> {
     }
 }
 
-/// What poll tells about the life of one end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hint {
+/// Ends a stream on which nothing has moved for too long.
+fn end_idle(stream: &mut dyn Stream, is_owed_bytes: bool) {
+    if is_owed_bytes {
+        stream.abort(Instant::now());
+    } else {
+        // It is closed right after; one that cannot take a word more is cut off by that.
+        let _ = stream.finish();
+    }
+}
+
+/// What poll has told about the life of one end. One that is not alive leaves the poll set when
+/// nothing more is wanted of it, for poll would report the same over and over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Life {
     Alive,
     /// Nothing more comes from there, or only what can be read without a wake-up.
     HungUp,
-    /// It is reset, and bytes that are still to come cannot be delivered there.
+    /// It is reset.
     Broken,
+}
+
+impl Life {
+    /// Returns whether an end is of no more use: all that it had sent has been read, `from` it, and
+    /// bytes that are still to come cannot be delivered `to` it.
+    fn is_lost(self, from: &Direction<'_>, to: &Direction<'_>) -> bool {
+        self == Self::Broken && !from.is_open() && !to.is_done()
+    }
 }
 
 /// Tells both directions of an end what poll has seen there: `from` reads from it, `to` writes to
 /// it.
-fn note_events(got: PollFlags, from: &mut Direction<'_>, to: &mut Direction<'_>) -> Hint {
+fn note_events(got: PollFlags, from: &mut Direction<'_>, to: &mut Direction<'_>) -> Life {
     let is_broken = got.intersects(PollFlags::ERR | PollFlags::NVAL);
     let hung_up = is_broken || got.contains(PollFlags::HUP);
     if hung_up || got.contains(PollFlags::IN) {
@@ -330,12 +361,12 @@ fn note_events(got: PollFlags, from: &mut Direction<'_>, to: &mut Direction<'_>)
     if hung_up || got.contains(PollFlags::OUT) {
         to.target_ready = true;
     }
-    if is_broken && !from.is_open() && !to.is_done() {
-        Hint::Broken
+    if is_broken {
+        Life::Broken
     } else if hung_up {
-        Hint::HungUp
+        Life::HungUp
     } else {
-        Hint::Alive
+        Life::Alive
     }
 }
 
