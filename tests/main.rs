@@ -7,4 +7,5 @@
 
 mod cases;
 mod documents;
+mod faults;
 mod support;

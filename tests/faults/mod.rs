@@ -1,0 +1,18 @@
+//! What happens when something goes wrong: one test per fault, named after it.
+//!
+//! All programs in here run with a key that is easily found in a log, and are looked through when
+//! they end: `support::ends`.
+
+mod answers;
+mod cuts;
+mod farewells;
+mod floods;
+mod handshakes;
+#[cfg(feature = "tls")]
+mod middle;
+mod oddities;
+mod pools;
+mod restarts;
+mod scarcity;
+mod signals;
+mod strangers;
