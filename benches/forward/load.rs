@@ -1,8 +1,9 @@
-//! Load on TCP with small messages: ping-pong, new connections, idle visitors.
+//! Load on TCP with small messages: ping-pong, new visitors, idle visitors.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::OwnedFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
@@ -20,9 +21,18 @@ const MESSAGE_SIZE: usize = 64;
 /// When an exchange that does not come to an end counts as failed.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Local addresses that new connections use in turn, from 127.0.0.2 on. A closed connection keeps
-/// its port for a minute, and one address alone would run out of ports.
-const SOURCES_COUNT: u8 = 8;
+/// Local addresses that new connections use in turn. A closed connection keeps its port for a
+/// minute, and one address alone would run out of ports.
+const SOURCES: [Ipv4Addr; 8] = [
+    Ipv4Addr::new(127, 0, 0, 2),
+    Ipv4Addr::new(127, 0, 0, 3),
+    Ipv4Addr::new(127, 0, 0, 4),
+    Ipv4Addr::new(127, 0, 0, 5),
+    Ipv4Addr::new(127, 0, 0, 6),
+    Ipv4Addr::new(127, 0, 0, 7),
+    Ipv4Addr::new(127, 0, 0, 8),
+    Ipv4Addr::new(127, 0, 0, 9),
+];
 
 /// How often attempts are checked for their timeout.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
@@ -87,63 +97,117 @@ pub fn ping_pong(address: SocketAddr, duration: Duration) -> io::Result<PingPong
     })
 }
 
+/// One visitor after the other, with a pause between: how long each waits for its first byte.
+pub fn first_bytes(address: SocketAddr, count: usize, pause: Duration) -> io::Result<Latencies> {
+    let mut latencies = Latencies::default();
+    for _ in 0..count {
+        thread::sleep(pause);
+        let started_at = Instant::now();
+        exchange(&mut dial(address)?)?;
+        latencies.add(started_at.elapsed());
+    }
+    Ok(latencies)
+}
+
 /// Connects, exchanges one message and closes, `workers` times at once, again and again.
 pub fn connections(
     address: SocketAddr,
     workers: usize,
     duration: Duration,
 ) -> io::Result<Connections> {
-    let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let mut attempts: Vec<Option<Attempt>> = (0..workers).map(|_| None).collect();
-    let mut events = Vec::with_capacity(workers);
-    let mut latencies = Latencies::default();
-    let mut errors_count = 0;
-    let mut source_index = 0;
-    let started_at = Instant::now();
-    let mut swept_at = started_at;
-    while started_at.elapsed() < duration {
-        for (index, slot) in attempts
-            .iter_mut()
-            .enumerate()
-            .filter(|(_, slot)| slot.is_none())
-        {
-            source_index = (source_index + 1) % SOURCES_COUNT;
-            match Attempt::start(address, source_index, &poll, index as u64) {
-                Ok(attempt) => *slot = Some(attempt),
-                Err(_) => errors_count += 1,
+    let mut crowd = Crowd::new(address, workers)?;
+    while crowd.started_at.elapsed() < duration {
+        for index in 0..workers {
+            if crowd.attempts[index].is_none() {
+                crowd.start(index);
             }
         }
-        events.clear();
-        epoll::wait(&poll, spare_capacity(&mut events), Some(&SHORT_WAIT))?;
-        for event in &events {
-            let index = usize::try_from(event.data.u64()).map_err(io::Error::other)?;
-            let Some(attempt) = attempts[index].as_mut() else {
-                continue;
-            };
-            match attempt.step(&poll, *event) {
-                Ok(false) => continue,
-                Ok(true) => latencies.add(attempt.started_at.elapsed()),
-                Err(_) => errors_count += 1,
-            }
-            // Closes the connection, the visitor first, as visitors do.
-            attempts[index] = None;
-        }
-        if swept_at.elapsed() > SWEEP_INTERVAL {
-            swept_at = Instant::now();
-            for slot in &mut attempts {
-                let late = |attempt: &mut Attempt| attempt.started_at.elapsed() > EXCHANGE_TIMEOUT;
-                errors_count += u32::from(slot.take_if(late).is_some());
-            }
-        }
+        crowd.step()?;
     }
-    Ok(Connections {
-        seconds: started_at.elapsed().as_secs_f64(),
-        latencies,
-        errors_count,
-    })
+    Ok(crowd.leave())
 }
 
-/// Longest sleep of the loop of `connections`, so that it looks at its clock.
+/// `count` visitors come at the same moment, exchange one message each and leave.
+pub fn burst(address: SocketAddr, count: usize) -> io::Result<Connections> {
+    let mut crowd = Crowd::new(address, count)?;
+    (0..count).for_each(|index| crowd.start(index));
+    while crowd.attempts.iter().any(Option::is_some) {
+        crowd.step()?;
+    }
+    Ok(crowd.leave())
+}
+
+/// Visitors who come for one exchange each, many at once, all on one thread.
+struct Crowd {
+    address: SocketAddr,
+    poll: OwnedFd,
+    attempts: Vec<Option<Attempt>>,
+    started_count: u32,
+    started_at: Instant,
+    swept_at: Instant,
+    latencies: Latencies,
+    errors_count: u32,
+}
+
+impl Crowd {
+    fn new(address: SocketAddr, places: usize) -> io::Result<Crowd> {
+        Ok(Crowd {
+            address,
+            poll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            attempts: (0..places).map(|_| None).collect(),
+            started_count: 0,
+            started_at: Instant::now(),
+            swept_at: Instant::now(),
+            latencies: Latencies::default(),
+            errors_count: 0,
+        })
+    }
+
+    fn start(&mut self, index: usize) {
+        self.started_count += 1;
+        match Attempt::start(self.address, self.started_count, &self.poll, index as u64) {
+            Ok(attempt) => self.attempts[index] = Some(attempt),
+            Err(_) => self.errors_count += 1,
+        }
+    }
+
+    /// Waits a little for something to happen, and goes on with those it happened to.
+    fn step(&mut self) -> io::Result<()> {
+        let mut events = Vec::with_capacity(self.attempts.len());
+        epoll::wait(&self.poll, spare_capacity(&mut events), Some(&SHORT_WAIT))?;
+        for event in &events {
+            let index = usize::try_from(event.data.u64()).map_err(io::Error::other)?;
+            let Some(attempt) = self.attempts[index].as_mut() else {
+                continue;
+            };
+            match attempt.step(&self.poll, *event) {
+                Ok(false) => continue,
+                Ok(true) => self.latencies.add(attempt.started_at.elapsed()),
+                Err(_) => self.errors_count += 1,
+            }
+            // Closes the connection, the visitor first, as visitors do.
+            self.attempts[index] = None;
+        }
+        if self.swept_at.elapsed() > SWEEP_INTERVAL {
+            self.swept_at = Instant::now();
+            for slot in &mut self.attempts {
+                let late = |attempt: &mut Attempt| attempt.started_at.elapsed() > EXCHANGE_TIMEOUT;
+                self.errors_count += u32::from(slot.take_if(late).is_some());
+            }
+        }
+        Ok(())
+    }
+
+    fn leave(self) -> Connections {
+        Connections {
+            seconds: self.started_at.elapsed().as_secs_f64(),
+            latencies: self.latencies,
+            errors_count: self.errors_count,
+        }
+    }
+}
+
+/// Longest wait of a crowd, so that clocks are looked at.
 const SHORT_WAIT: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 10_000_000,
@@ -158,23 +222,18 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn start(
-        address: SocketAddr,
-        source_index: u8,
-        poll: &OwnedFd,
-        key: u64,
-    ) -> Result<Attempt, Errno> {
+    fn start(address: SocketAddr, number: u32, poll: &OwnedFd, key: u64) -> Result<Attempt, Errno> {
         let started_at = Instant::now();
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
         sockopt::set_tcp_nodelay(&socket, true)?;
-        // The port is chosen when connecting: only then are ports in use elsewhere free to take.
-        // A kernel that does not know this option chooses now.
-        let _ = setsockopt(&socket, IpBindAddressNoPort, &true);
-        bind(
-            &socket,
-            &SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 2 + source_index), 0),
-        )?;
+        if address.ip().is_loopback() {
+            // The port is chosen when connecting: only then are ports in use elsewhere free to
+            // take. A kernel that does not know this option chooses now.
+            let _ = setsockopt(&socket, IpBindAddressNoPort, &true);
+            let source = SOURCES[number as usize % SOURCES.len()];
+            bind(&socket, &SocketAddrV4::new(source, 0))?;
+        }
         match connect(&socket, &address) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error),

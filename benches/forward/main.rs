@@ -1,4 +1,4 @@
-//! Compares the speed and the size of nodepass with other forwarders, all in one run.
+//! Compares the speed and the size of nodepass with other forwarders and tunnels, all in one run.
 //!
 //! Load generator and target are the same for all, and the forwarders take turns, so that what
 //! else the machine does meets all of them. Only ratios within one run mean something; figures of
@@ -8,8 +8,10 @@
 //! |---|---|
 //! | `options` | the command line |
 //! | `peers` | the forwarders: files, commands, start and stop |
+//! | `rathole` | installs the tunnel that nodepass is compared with |
 //! | `target` | the far end, a process of its own |
 //! | `load`, `bulk`, `datagrams` | the near end |
+//! | `loopback`, `link` | what is measured, on this machine alone and over a slow link |
 //! | `measure` | processor time and memory of a forwarder's processes |
 //! | `table` | samples, medians, output |
 
@@ -17,100 +19,53 @@
 
 mod bulk;
 mod datagrams;
+mod link;
 mod load;
+mod loopback;
 mod measure;
 mod options;
 mod peers;
+mod rathole;
 mod table;
 mod target;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-use std::{env, fs, io, thread};
+use std::{env, fs, io};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use bulk::{Bulk, Direction};
-use load::IdleVisitors;
+use link::Link;
 use measure::{Usage, Window};
 use options::{Options, Test};
-use peers::{DIRECT, Forwarder, Peer, Service};
-use table::{Metric, Samples};
+use peers::{Forwarder, Kind, Peer, Programs, Service, Site};
+use table::Samples;
 use target::Target;
 
 /// Open files that 5,000 visitors need, at both of their sockets, with a margin.
 const OPEN_FILES_COUNT: u64 = 20_000;
 
-/// How long bulk streams run before they are measured.
-const BULK_WARM_UP: Duration = Duration::from_millis(300);
-
-/// Rest before memory is read.
-const MEMORY_SETTLE_TIME: Duration = Duration::from_millis(500);
-
-/// How many idle visitors there are when memory is read.
-const IDLE_COUNTS: [(usize, Metric); 2] = [
-    (1000, Metric::MemoryIdle1000),
-    (5000, Metric::MemoryIdle5000),
-];
-
-/// Datagrams per second of the steady flow.
-const FLOW_RATE: u32 = 20_000;
-
-/// Bulk runs: direction, streams, and the metrics for throughput and processor time.
-const BULK_RUNS: [(Direction, usize, Metric, Metric); 3] = [
-    (Direction::Up, 1, Metric::BulkUpRate, Metric::BulkUpCost),
-    (
-        Direction::Down,
-        1,
-        Metric::BulkDownRate,
-        Metric::BulkDownCost,
-    ),
-    (Direction::Up, 8, Metric::BulkManyRate, Metric::BulkManyCost),
-];
-
-/// Connection runs: how many at once, and the metrics for rate, p50, p99, cost and errors.
-const CONNECT_RUNS: [(usize, [Metric; 5]); 2] = [
-    (
-        1,
-        [
-            Metric::ConnectRate,
-            Metric::ConnectMedian,
-            Metric::ConnectSlow,
-            Metric::ConnectCost,
-            Metric::ConnectErrors,
-        ],
-    ),
-    (
-        64,
-        [
-            Metric::ConnectManyRate,
-            Metric::ConnectManyMedian,
-            Metric::ConnectManySlow,
-            Metric::ConnectManyCost,
-            Metric::ConnectManyErrors,
-        ],
-    ),
-];
-
 fn main() -> ExitCode {
+    let mut arguments = env::args().skip(1);
     if env::args()
         .nth(1)
         .is_some_and(|argument| argument == target::SERVE_ARGUMENT)
     {
-        return exit_code(raise_open_files().and_then(|()| target::serve()));
+        let served = raise_open_files().and_then(|()| target::serve(arguments.nth(1)));
+        return exit_code(served);
     }
-    match Options::parse(env::args().skip(1)) {
+    match Options::parse(arguments) {
         Ok(Some(options)) => exit_code(run(options)),
         Ok(None) => {
-            print!("{}", options::USAGE);
+            print!("{}", options::usage());
             ExitCode::SUCCESS
         }
         Err(message) => {
-            eprint!("forward: {message}\n{}", options::USAGE);
+            eprint!("forward: {message}\n{}", options::usage());
             ExitCode::from(2)
         }
     }
@@ -126,15 +81,39 @@ fn exit_code(result: io::Result<()>) -> ExitCode {
 
 fn run(mut options: Options) -> io::Result<()> {
     raise_open_files()?;
+    let build_folder = build_folder();
+    let folder = build_folder.join("bench");
+    fs::create_dir_all(&folder)?;
+    let programs = Programs {
+        nodepass: options.nodepass.clone(),
+        rathole: rathole::path(&build_folder),
+    };
+    // Before the link is there: from inside of it no registry is in reach.
+    let wants_rathole = options.peers.iter().any(|peer| peer.name == rathole::NAME);
+    if wants_rathole && let Err(error) = rathole::install(&build_folder) {
+        eprintln!("rathole could not be installed: {error}");
+    }
     options.peers.retain(|peer| {
-        let installed = peer.is_installed(&options.nodepass);
+        let installed = peer.is_installed(&programs);
         if !installed {
             eprintln!("{}: not installed, left out", peer.name);
         }
         installed
     });
+    let mut site = Site {
+        programs,
+        folder,
+        server: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        target: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        far_namespace: None,
+    };
+    let link = match &options.link {
+        Some(helper) => Some(Link::enter(helper, &mut site)?),
+        None => None,
+    };
     let mut bench = Bench {
-        folder: results_folder()?,
+        site,
+        link,
         stopped: catch_signals()?,
         options,
         samples: Samples::default(),
@@ -167,8 +146,8 @@ fn run(mut options: Options) -> io::Result<()> {
 /// One run of the benchmark.
 struct Bench {
     options: Options,
-    /// Where samples are written, and where forwarders keep their files.
-    folder: PathBuf,
+    site: Site,
+    link: Option<Link>,
     /// Set by a signal: end as soon as possible, leave nothing behind.
     stopped: Arc<AtomicBool>,
     samples: Samples,
@@ -185,8 +164,10 @@ impl Bench {
             }
             let (service, measured) = match test {
                 Test::Bulk => (Service::Bulk, true),
-                Test::PingPong | Test::Connect => (Service::Echo, true),
-                Test::Idle => (Service::Echo, peer.name != DIRECT),
+                Test::PingPong | Test::FirstByte | Test::Burst | Test::Connect => {
+                    (Service::Echo, true)
+                }
+                Test::Idle => (Service::Echo, peer.kind != Kind::Direct),
                 Test::Udp => (Service::EchoDatagrams, peer.forwards_datagrams()),
             };
             if !measured {
@@ -204,153 +185,18 @@ impl Bench {
     /// Runs one test with a fresh target and a fresh forwarder, so that no test meets the
     /// leftovers of another one: closed connections, grown memory.
     fn measure_one(&mut self, peer: &'static Peer, test: Test, service: Service) -> io::Result<()> {
-        let target = Target::start()?;
-        let forwarder =
-            Forwarder::start(peer, service, &target, &self.options.nodepass, &self.folder)?;
-        match test {
-            Test::Bulk => self.measure_bulk(peer, &forwarder, &target),
-            Test::PingPong => self.measure_ping_pong(peer, &forwarder, &target),
-            Test::Connect => self.measure_connect(peer, &forwarder, &target),
-            Test::Idle => self.measure_idle(peer, &forwarder),
-            Test::Udp => self.measure_udp(peer, &forwarder, &target),
-        }
-    }
-
-    fn measure_bulk(
-        &mut self,
-        peer: &'static Peer,
-        forwarder: &Forwarder,
-        target: &Target,
-    ) -> io::Result<()> {
-        for (direction, streams, rate, cost) in BULK_RUNS {
-            let bulk = Bulk::start(forwarder.address, streams, direction)?;
-            thread::sleep(BULK_WARM_UP);
-            let window = Window::open(&forwarder.pids(), target.pid())?;
-            let bytes_before = bulk.bytes();
-            thread::sleep(self.options.duration);
-            let gigabytes = (bulk.bytes() - bytes_before) as f64 / 1e9;
-            let usage = self.close(window)?;
-            bulk.stop()?;
-            self.samples
-                .add(peer.name, rate, gigabytes * 8.0 / usage.seconds);
-            self.add_cost(peer, cost, usage.forwarder_seconds / gigabytes);
-        }
-        Ok(())
-    }
-
-    fn measure_ping_pong(
-        &mut self,
-        peer: &'static Peer,
-        forwarder: &Forwarder,
-        target: &Target,
-    ) -> io::Result<()> {
-        let window = Window::open(&forwarder.pids(), target.pid())?;
-        let mut result = load::ping_pong(forwarder.address, self.options.duration)?;
-        let usage = self.close(window)?;
-        let count = result.latencies.count() as f64;
-        self.samples
-            .add(peer.name, Metric::PingPongRate, count / result.seconds);
-        self.samples.add(
-            peer.name,
-            Metric::PingPongMedian,
-            result.latencies.percentile_us(50),
-        );
-        self.add_cost(
-            peer,
-            Metric::PingPongCost,
-            usage.forwarder_seconds * 1e6 / count,
-        );
-        Ok(())
-    }
-
-    fn measure_connect(
-        &mut self,
-        peer: &'static Peer,
-        forwarder: &Forwarder,
-        target: &Target,
-    ) -> io::Result<()> {
-        for (workers, [rate, median, slow, cost, errors]) in CONNECT_RUNS {
-            let window = Window::open(&forwarder.pids(), target.pid())?;
-            let mut result = load::connections(forwarder.address, workers, self.options.duration)?;
-            let usage = self.close(window)?;
-            let count = result.latencies.count() as f64;
-            self.samples.add(peer.name, rate, count / result.seconds);
-            self.samples
-                .add(peer.name, median, result.latencies.percentile_us(50));
-            self.samples
-                .add(peer.name, slow, result.latencies.percentile_us(99));
-            self.samples
-                .add(peer.name, errors, result.errors_count.into());
-            self.add_cost(peer, cost, usage.forwarder_seconds * 1e6 / count);
-        }
-        Ok(())
-    }
-
-    fn measure_idle(&mut self, peer: &'static Peer, forwarder: &Forwarder) -> io::Result<()> {
-        let resident = || -> io::Result<f64> {
-            thread::sleep(MEMORY_SETTLE_TIME);
-            measure::resident_bytes(&forwarder.pids())
-        };
-        let at_start = resident()?;
-        self.samples
-            .add(peer.name, Metric::MemoryStart, at_start / 1e6);
-        let mut idle = IdleVisitors::new(forwarder.address);
-        let mut wanted_count = 0;
-        let mut per_visitor = f64::NAN;
-        for (count, metric) in IDLE_COUNTS {
-            if count > peer.idle_count_max {
-                break;
+        let target = Target::start(&self.site)?;
+        let forwarder = Forwarder::start(&self.site, peer, service, &target)?;
+        match &self.link {
+            Some(link) => {
+                let mut pids = forwarder.pids();
+                pids.push(link.pid());
+                let window = Window::open(&pids, target.pid())?;
+                link::measure(&mut self.samples, test, peer, &forwarder)?;
+                self.close(window).map(|_| ())
             }
-            wanted_count = count;
-            idle.grow_to(count);
-            let bytes = resident()?;
-            self.samples.add(peer.name, metric, bytes / 1e6);
-            per_visitor = (bytes - at_start) / idle.count() as f64 / 1e3;
+            None => self.measure_loopback(test, peer, &forwarder, &target),
         }
-        self.samples
-            .add(peer.name, Metric::MemoryPerIdle, per_visitor);
-        let alive_percent = idle.count_alive() as f64 * 100.0 / wanted_count as f64;
-        self.samples
-            .add(peer.name, Metric::IdleAlive, alive_percent);
-        drop(idle);
-        self.samples
-            .add(peer.name, Metric::MemoryAfter, resident()? / 1e6);
-        Ok(())
-    }
-
-    fn measure_udp(
-        &mut self,
-        peer: &'static Peer,
-        forwarder: &Forwarder,
-        target: &Target,
-    ) -> io::Result<()> {
-        let mut result = datagrams::ping_pong(forwarder.address, self.options.duration)?;
-        let count = result.latencies.count() as f64;
-        self.samples
-            .add(peer.name, Metric::UdpRate, count / result.seconds);
-        self.samples.add(
-            peer.name,
-            Metric::UdpMedian,
-            result.latencies.percentile_us(50),
-        );
-
-        let window = Window::open(&forwarder.pids(), target.pid())?;
-        let mut flow = datagrams::flow(forwarder.address, FLOW_RATE, self.options.duration)?;
-        let usage = self.close(window)?;
-        let lost_percent = f64::from(flow.sent - flow.received) * 100.0 / f64::from(flow.sent);
-        self.samples.add(peer.name, Metric::UdpLoss, lost_percent);
-        self.samples.add(
-            peer.name,
-            Metric::UdpFlowMedian,
-            flow.latencies.percentile_us(50),
-        );
-        let passed_count = f64::from(flow.sent) + f64::from(flow.received);
-        self.add_cost(
-            peer,
-            Metric::UdpFlowCost,
-            usage.forwarder_seconds * 1e6 / passed_count,
-        );
-        Ok(())
     }
 
     /// Ends a measurement and keeps in mind how busy the machine was with other things.
@@ -358,13 +204,6 @@ impl Bench {
         let usage = window.close()?;
         self.foreign_shares.push(usage.foreign_share);
         Ok(usage)
-    }
-
-    /// Keeps a forwarder's processor time; where there is no forwarder, there is none.
-    fn add_cost(&mut self, peer: &'static Peer, metric: Metric, value: f64) {
-        if peer.name != DIRECT {
-            self.samples.add(peer.name, metric, value);
-        }
     }
 
     fn write_samples(&self) -> io::Result<()> {
@@ -381,22 +220,42 @@ impl Bench {
     }
 
     fn samples_path(&self) -> PathBuf {
-        self.folder.join("forward.json")
+        let name = match self.link {
+            Some(_) => "link.json",
+            None => "forward.json",
+        };
+        self.site.folder.join(name)
     }
 
     fn print(&self) {
-        let names: Vec<&str> = self.options.peers.iter().map(|peer| peer.name).collect();
+        match self.link {
+            Some(_) => self.print_table("Tunnels", Kind::is_on_link, &["rathole"]),
+            None => {
+                let references = ["haproxy", "direct"];
+                self.print_table("Forwarders", |kind| kind != Kind::Tunnel, &references);
+                self.print_table("Tunnels", |kind| kind == Kind::Tunnel, &["rathole"]);
+            }
+        }
+        if self.has(|peer| peer.kind == Kind::Tunnel && peer.is_nodepass()) {
+            println!(
+                "tunnel is nodepass as server and client, reverse, native; tunnel-tls: tls=1."
+            );
+        }
+        if self.has(|peer| peer.name == rathole::NAME) {
+            println!("{}", rathole::describe(&self.site.programs.rathole));
+        }
         println!(
-            "{}",
-            self.samples
-                .to_markdown(&names, "nodepass", &["haproxy", DIRECT])
-        );
-        println!(
-            "{} rounds of {} s each on {} processors, Linux {}; all over loopback.",
+            "{} rounds on {} processors, Linux {}; {}.",
             self.options.rounds,
-            self.options.duration.as_secs_f64(),
             measure::processors_count(),
             measure::kernel_version(),
+            match self.link {
+                Some(_) => link::DESCRIPTION.to_owned(),
+                None => format!(
+                    "{} s each, all over loopback",
+                    self.options.duration.as_secs_f64()
+                ),
+            },
         );
         let foreign = table::median(&self.foreign_shares).unwrap_or_default() * 100.0;
         let foreign_max = self.foreign_shares.iter().copied().fold(0.0, f64::max) * 100.0;
@@ -404,22 +263,43 @@ impl Bench {
             "Other processes used {foreign:.0} % of the machine meanwhile, at most \
              {foreign_max:.0} %.",
         );
-        println!(
-            "Memory is resident memory summed over processes: what they share counts for each."
-        );
+        if self.options.tests.contains(&Test::Idle) {
+            println!(
+                "Memory is resident memory summed over processes: what they share counts for \
+                 each."
+            );
+        }
         for failure in &self.failures {
             println!("Failed: {failure}");
         }
         println!("All samples: {}", self.samples_path().display());
     }
+
+    fn has(&self, is_wanted: impl Fn(&Peer) -> bool) -> bool {
+        self.options.peers.iter().any(|peer| is_wanted(peer))
+    }
+
+    /// Prints a table of the peers of some kinds, if there are any.
+    fn print_table(&self, title: &str, is_wanted: impl Fn(Kind) -> bool, references: &[&str]) {
+        let wanted = self
+            .options
+            .peers
+            .iter()
+            .filter(|peer| is_wanted(peer.kind));
+        let peers: Vec<&Peer> = wanted.copied().collect();
+        if !peers.is_empty() {
+            println!(
+                "{title}\n\n{}",
+                self.samples.to_markdown(&peers, references)
+            );
+        }
+    }
 }
 
-/// Where results go: beside what cargo builds, which is outside of version control.
-fn results_folder() -> io::Result<PathBuf> {
+/// Where cargo builds, which is outside of version control.
+fn build_folder() -> PathBuf {
     let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let folder = temporary.parent().unwrap_or(temporary).join("bench");
-    fs::create_dir_all(&folder)?;
-    Ok(folder)
+    temporary.parent().unwrap_or(temporary).to_owned()
 }
 
 /// Allows this process and its children as many open files as the test with idle visitors needs.

@@ -7,39 +7,73 @@ use std::time::Duration;
 
 use crate::peers::{PEERS, Peer};
 
-pub const USAGE: &str = "\
+/// What the command line may hold.
+pub fn usage() -> String {
+    let peers: Vec<&str> = PEERS.iter().map(|peer| peer.name).collect();
+    let tests = |over_link: bool| {
+        let applying = Test::ALL.iter().filter(|test| test.applies(over_link));
+        let names: Vec<&str> = applying.map(|test| test.name()).collect();
+        names.join(", ")
+    };
+    format!(
+        "\
 Usage: cargo bench --bench forward -- [OPTION…]
-  --only NAME,…     forwarders to compare: direct, nodepass, socat, haproxy (default: all)
-  --tests NAME,…    bulk, pingpong, connect, idle, udp (default: all)
-  --rounds N        times that everything is measured; medians are shown (default: 5)
-  --seconds S       length of each measurement (default: 1)
+  --only NAME,…     what is compared: {peers} (default: all)
+  --tests NAME,…    {loopback} (default: all)
+  --rounds N        times that everything is measured; medians are shown (default: 5, 3 on a link)
+  --seconds S       length of each measurement over loopback (default: 1)
   --binary PATH     nodepass to measure (default: the one cargo has just built)
-";
+  --link PATH       over a link of 50 ms that the helper at PATH makes, instead of over loopback;
+                    tests are then {link}; only tunnels and direct; root only
+",
+        peers = peers.join(", "),
+        loopback = tests(false),
+        link = tests(true),
+    )
+}
 
 /// What is measured with each forwarder.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Test {
     Bulk,
     PingPong,
+    FirstByte,
+    Burst,
     Connect,
     Idle,
     Udp,
 }
 
 impl Test {
-    const ALL: [(&str, Test); 5] = [
-        ("bulk", Test::Bulk),
-        ("pingpong", Test::PingPong),
-        ("connect", Test::Connect),
-        ("idle", Test::Idle),
-        ("udp", Test::Udp),
+    const ALL: [Test; 7] = [
+        Test::Bulk,
+        Test::PingPong,
+        Test::FirstByte,
+        Test::Burst,
+        Test::Connect,
+        Test::Idle,
+        Test::Udp,
     ];
 
     pub fn name(self) -> &'static str {
-        Test::ALL
-            .iter()
-            .find(|(_, test)| *test == self)
-            .map_or("", |(name, _)| *name)
+        match self {
+            Test::Bulk => "bulk",
+            Test::PingPong => "pingpong",
+            Test::FirstByte => "firstbyte",
+            Test::Burst => "burst",
+            Test::Connect => "connect",
+            Test::Idle => "idle",
+            Test::Udp => "udp",
+        }
+    }
+
+    /// Whether it is one of those over a link, or over loopback.
+    fn applies(self, over_link: bool) -> bool {
+        match self {
+            Test::Bulk | Test::FirstByte | Test::Connect => true,
+            Test::Burst => over_link,
+            Test::PingPong | Test::Idle | Test::Udp => !over_link,
+        }
     }
 }
 
@@ -49,18 +83,22 @@ pub struct Options {
     pub rounds: usize,
     pub duration: Duration,
     pub nodepass: PathBuf,
+    /// The program that makes the link; without one, all is measured over loopback.
+    pub link: Option<PathBuf>,
 }
 
 impl Options {
     /// Reads the arguments; `None` when only the usage is asked for.
     pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
         let mut options = Options {
-            peers: PEERS.iter().collect(),
-            tests: Test::ALL.iter().map(|(_, test)| *test).collect(),
-            rounds: 5,
+            peers: Vec::new(),
+            tests: Vec::new(),
+            rounds: 0,
             duration: Duration::from_secs(1),
             nodepass: PathBuf::from(env!("CARGO_BIN_EXE_nodepass")),
+            link: None,
         };
+        let (mut only, mut tests, mut rounds) = (None, None, None);
         while let Some(name) = arguments.next() {
             // Cargo passes this one to every benchmark.
             if name == "--bench" {
@@ -72,23 +110,39 @@ impl Options {
             let value = arguments
                 .next()
                 .ok_or_else(|| format!("'{name}' needs a value"))?;
+            let find = || {
+                fs::canonicalize(&value)
+                    .map_err(|error| format!("'{name}' has value '{value}': {error}"))
+            };
             match name.as_str() {
-                "--only" => {
-                    options.peers = pick(&value, PEERS.iter().map(|peer| (peer.name, peer)))?
-                }
-                "--tests" => options.tests = pick(&value, Test::ALL.into_iter())?,
-                "--rounds" => options.rounds = parse_value(&name, &value)?,
+                "--only" => only = Some(value),
+                "--tests" => tests = Some(value),
+                "--rounds" => rounds = Some(parse_value(&name, &value)?),
                 "--seconds" => {
                     options.duration = Duration::try_from_secs_f64(parse_value(&name, &value)?)
                         .map_err(|error| format!("'{name}' has value '{value}': {error}"))?;
                 }
-                "--binary" => {
-                    options.nodepass = fs::canonicalize(&value)
-                        .map_err(|error| format!("'{name}' has value '{value}': {error}"))?;
-                }
+                "--binary" => options.nodepass = find()?,
+                "--link" => options.link = Some(find()?),
                 _ => return Err(format!("unknown option '{name}'")),
             }
         }
+        let over_link = options.link.is_some();
+        options.peers = pick(
+            only,
+            PEERS
+                .iter()
+                .filter(|peer| !over_link || peer.kind.is_on_link())
+                .map(|peer| (peer.name, peer)),
+        )?;
+        options.tests = pick(
+            tests,
+            Test::ALL
+                .into_iter()
+                .filter(|test| test.applies(over_link))
+                .map(|test| (test.name(), test)),
+        )?;
+        options.rounds = rounds.unwrap_or(if over_link { 3 } else { 5 });
         if options.rounds == 0 || options.duration.is_zero() {
             return Err("'--rounds' and '--seconds' must be more than 0".to_owned());
         }
@@ -96,12 +150,15 @@ impl Options {
     }
 }
 
-/// The choices whose names are in a comma-separated list, in their own order.
+/// The choices whose names are in a comma-separated list, in their own order; all if there is none.
 fn pick<T: Clone>(
-    names: &str,
+    names: Option<String>,
     choices: impl Iterator<Item = (&'static str, T)>,
 ) -> Result<Vec<T>, String> {
     let choices: Vec<(&str, T)> = choices.collect();
+    let Some(names) = names else {
+        return Ok(choices.into_iter().map(|(_, choice)| choice).collect());
+    };
     for name in names.split(',') {
         if !choices.iter().any(|(known, _)| *known == name) {
             let known: Vec<&str> = choices.iter().map(|(known, _)| *known).collect();

@@ -5,15 +5,17 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::bulk::BulkRequest;
 use crate::target::{Target, loopback};
@@ -21,11 +23,13 @@ use crate::{datagrams, load};
 
 /// One forwarder.
 ///
-/// In files and commands these stand for what is known only when it is started: `{listen}` the
-/// port for visitors, `{target}` the target's port, `{control}` a spare port for a tunnel,
-/// `{folder}` a folder of its own, `{nodepass}` the program under test.
+/// In files and commands these stand for what is known only when it is started: `{visitors}` where
+/// visitors come to, `{target}` where they end up, `{control}` where a tunnel's server waits for
+/// its client, all of them address and port; `{port}` the port for visitors alone, `{folder}` a
+/// folder of its own, `{nodepass}` and `{rathole}` programs.
 pub struct Peer {
     pub name: &'static str,
+    pub kind: Kind,
     /// Configuration files: name and content.
     files: &'static [(&'static str, &'static str)],
     /// Program and arguments of each process, in the order in which they start.
@@ -36,15 +40,60 @@ pub struct Peer {
     pub idle_count_max: usize,
 }
 
+/// What a peer is compared with.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// No program at all: visitors go straight to the target.
+    Direct,
+    /// One program between visitors and target.
+    Forwarder,
+    /// Two programs: a server that visitors come to, and a client beside the target.
+    Tunnel,
+}
+
+impl Kind {
+    /// Whether it has two ends, which a link can be between.
+    pub fn is_on_link(self) -> bool {
+        self != Kind::Forwarder
+    }
+}
+
 const NODEPASS: &[&[&str]] = &[&[
     "{nodepass}",
-    "client://127.0.0.1:{listen}/127.0.0.1:{target}?mode=1&log=error",
+    "client://{visitors}/{target}?mode=1&log=error",
 ]];
 
+const NODEPASS_CLIENT: &[&str] = &[
+    "{nodepass}",
+    "client://bench@{control}/{target}?mode=2&auth=1&log=error",
+];
+
+const NODEPASS_TUNNEL: &[&[&str]] = &[
+    &[
+        "{nodepass}",
+        "server://bench@{control}/{visitors}?mode=1&tls=0&auth=1&log=error",
+    ],
+    NODEPASS_CLIENT,
+];
+
+const NODEPASS_TUNNEL_TLS: &[&[&str]] = &[
+    &[
+        "{nodepass}",
+        "server://bench@{control}/{visitors}?mode=1&tls=1&auth=1&log=error",
+    ],
+    NODEPASS_CLIENT,
+];
+
+const RATHOLE: &[&[&str]] = &[
+    &["{rathole}", "--server", "{folder}/server.toml"],
+    &["{rathole}", "--client", "{folder}/client.toml"],
+];
+
 pub const PEERS: &[Peer] = &[
-    // No forwarder at all: what the load generator and the target can do.
+    // What the load generator and the target can do.
     Peer {
-        name: DIRECT,
+        name: "direct",
+        kind: Kind::Direct,
         files: &[],
         commands: &[],
         datagram_commands: &[],
@@ -52,6 +101,7 @@ pub const PEERS: &[Peer] = &[
     },
     Peer {
         name: "nodepass",
+        kind: Kind::Forwarder,
         files: &[],
         commands: NODEPASS,
         datagram_commands: NODEPASS,
@@ -59,41 +109,77 @@ pub const PEERS: &[Peer] = &[
     },
     Peer {
         name: "socat",
+        kind: Kind::Forwarder,
         files: &[],
         commands: &[&[
             "socat",
             "-b65536",
-            "TCP-LISTEN:{listen},bind=127.0.0.1,fork,reuseaddr,nodelay,backlog=1024",
-            "TCP:127.0.0.1:{target},nodelay",
+            "TCP-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr,nodelay,backlog=1024",
+            "TCP:{target},nodelay",
         ]],
         datagram_commands: &[&[
             "socat",
             "-T30",
             "-b65536",
-            "UDP4-LISTEN:{listen},bind=127.0.0.1,fork,reuseaddr",
-            "UDP4:127.0.0.1:{target}",
+            "UDP4-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr",
+            "UDP4:{target}",
         ]],
         // It runs one process for each visitor.
         idle_count_max: 1000,
     },
     Peer {
         name: "haproxy",
+        kind: Kind::Forwarder,
         files: &[(
             "haproxy.cfg",
             "global\n  maxconn 6000\n\
              defaults\n  mode tcp\n\
              \x20 timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
              \x20 option splice-request\n  option splice-response\n\
-             listen forward\n  bind 127.0.0.1:{listen}\n  server target 127.0.0.1:{target}\n",
+             listen forward\n  bind {visitors}\n  server target {target}\n",
         )],
         commands: &[&["haproxy", "-db", "-f", "{folder}/haproxy.cfg"]],
         datagram_commands: &[],
         idle_count_max: usize::MAX,
     },
+    Peer {
+        name: "tunnel",
+        kind: Kind::Tunnel,
+        files: &[],
+        commands: NODEPASS_TUNNEL,
+        datagram_commands: NODEPASS_TUNNEL,
+        idle_count_max: usize::MAX,
+    },
+    Peer {
+        name: "tunnel-tls",
+        kind: Kind::Tunnel,
+        files: &[],
+        commands: NODEPASS_TUNNEL_TLS,
+        datagram_commands: NODEPASS_TUNNEL_TLS,
+        idle_count_max: usize::MAX,
+    },
+    Peer {
+        name: "rathole",
+        kind: Kind::Tunnel,
+        files: &[
+            (
+                "server.toml",
+                "[server]\nbind_addr = \"{control}\"\ndefault_token = \"bench\"\n\
+                 [server.services.tcp]\nbind_addr = \"{visitors}\"\n\
+                 [server.services.udp]\ntype = \"udp\"\nbind_addr = \"{visitors}\"\n",
+            ),
+            (
+                "client.toml",
+                "[client]\nremote_addr = \"{control}\"\ndefault_token = \"bench\"\n\
+                 [client.services.tcp]\nlocal_addr = \"{target}\"\n\
+                 [client.services.udp]\ntype = \"udp\"\nlocal_addr = \"{target}\"\n",
+            ),
+        ],
+        commands: RATHOLE,
+        datagram_commands: RATHOLE,
+        idle_count_max: usize::MAX,
+    },
 ];
-
-/// Name of the row that goes straight to the target.
-pub const DIRECT: &str = "direct";
 
 /// How long a forwarder may take until it forwards.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -125,16 +211,67 @@ pub enum Service {
 
 impl Peer {
     pub fn forwards_datagrams(&self) -> bool {
-        self.name == DIRECT || !self.datagram_commands.is_empty()
+        self.kind == Kind::Direct || !self.datagram_commands.is_empty()
+    }
+
+    /// Whether it is what all others are compared with.
+    pub fn is_nodepass(&self) -> bool {
+        self.commands
+            .iter()
+            .any(|command| command[0] == "{nodepass}")
     }
 
     /// Whether its programs are installed.
-    pub fn is_installed(&self, nodepass: &Path) -> bool {
+    pub fn is_installed(&self, programs: &Programs) -> bool {
         self.commands.iter().all(|command| {
-            let program = command[0];
-            program == "{nodepass}" && nodepass.is_file()
-                || env::split_paths(&search_path()).any(|folder| folder.join(program).is_file())
+            let program = programs.expand(command[0]);
+            // A path of several parts stands for itself, whatever it is joined to.
+            env::split_paths(&search_path()).any(|folder| folder.join(&program).is_file())
         })
+    }
+}
+
+/// The programs that are not looked for where others are.
+pub struct Programs {
+    pub nodepass: PathBuf,
+    pub rathole: PathBuf,
+}
+
+impl Programs {
+    fn expand(&self, text: &str) -> String {
+        text.replace("{nodepass}", &self.nodepass.to_string_lossy())
+            .replace("{rathole}", &self.rathole.to_string_lossy())
+    }
+}
+
+/// Where forwarders and targets run.
+///
+/// Visitors always come to a loopback address of the place where the benchmark itself runs.
+pub struct Site {
+    pub programs: Programs,
+    /// Where forwarders keep their files while they run.
+    pub folder: PathBuf,
+    /// The address at which a tunnel's client finds its server.
+    pub server: IpAddr,
+    /// The address of targets.
+    pub target: IpAddr,
+    /// Network namespace of the target and of a tunnel's client, if not that of the benchmark.
+    pub far_namespace: Option<OwnedFd>,
+}
+
+impl Site {
+    /// Starts a process beside the target.
+    pub fn spawn_far(&self, command: &mut Command) -> io::Result<Child> {
+        let Some(namespace) = &self.far_namespace else {
+            return command.spawn();
+        };
+        // A process begins in the namespace of the thread that starts it.
+        let spawn = || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            command.spawn()
+        };
+        thread::scope(|scope| scope.spawn(spawn).join())
+            .unwrap_or_else(|_| Err(io::Error::other("the starting thread panicked")))
     }
 }
 
@@ -151,11 +288,10 @@ impl Forwarder {
     ///
     /// Errors: what it wrote, when it ended or did not forward in time.
     pub fn start(
+        site: &Site,
         peer: &Peer,
         service: Service,
         target: &Target,
-        nodepass: &Path,
-        folder: &Path,
     ) -> io::Result<Forwarder> {
         let target_address = if service == Service::Bulk {
             target.sink
@@ -164,12 +300,12 @@ impl Forwarder {
         };
         let mut forwarder = Forwarder {
             children: Vec::new(),
-            folder: folder.join(peer.name),
+            folder: site.folder.join(peer.name),
             address: target_address,
         };
-        if peer.name != DIRECT {
+        if peer.kind != Kind::Direct {
             forwarder.address = loopback(find_free_port()?);
-            forwarder.start_processes(peer, service, target_address.port(), nodepass)?;
+            forwarder.start_processes(site, peer, service, target_address)?;
         }
         forwarder.wait_until_ready(service)?;
         thread::sleep(SETTLE_TIME);
@@ -183,19 +319,21 @@ impl Forwarder {
 
     fn start_processes(
         &mut self,
+        site: &Site,
         peer: &Peer,
         service: Service,
-        target_port: u16,
-        nodepass: &Path,
+        target: SocketAddr,
     ) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
-        let control_port = find_free_port()?;
+        let control = SocketAddr::new(site.server, find_free_port()?);
         let expand = |text: &str| {
-            text.replace("{listen}", &self.address.port().to_string())
-                .replace("{target}", &target_port.to_string())
-                .replace("{control}", &control_port.to_string())
+            site.programs
+                .expand(text)
+                .replace("{visitors}", &self.address.to_string())
+                .replace("{port}", &self.address.port().to_string())
+                .replace("{target}", &target.to_string())
+                .replace("{control}", &control.to_string())
                 .replace("{folder}", &self.folder.to_string_lossy())
-                .replace("{nodepass}", &nodepass.to_string_lossy())
         };
         for (name, content) in peer.files {
             fs::write(self.folder.join(name), expand(content))?;
@@ -205,19 +343,24 @@ impl Forwarder {
             Service::Echo | Service::Bulk => peer.commands,
         };
         for (index, command) in commands.iter().enumerate() {
-            if index > 0 {
-                thread::sleep(COMMAND_INTERVAL);
-            }
             let log = File::create(self.folder.join(format!("{index}.log")))?;
-            let child = Command::new(expand(command[0]))
+            let mut process = Command::new(expand(command[0]));
+            process
                 .args(command[1..].iter().map(|argument| expand(argument)))
                 .env("PATH", search_path())
+                // How some are told to log no more than nodepass is.
+                .env("RUST_LOG", "error")
                 .stdin(Stdio::null())
                 .stdout(log.try_clone()?)
                 .stderr(log)
                 // A group of its own, so that its children can be ended with it.
-                .process_group(0)
-                .spawn()?;
+                .process_group(0);
+            let child = if index == 0 {
+                process.spawn()?
+            } else {
+                thread::sleep(COMMAND_INTERVAL);
+                site.spawn_far(&mut process)?
+            };
             self.children.push(child);
         }
         Ok(())

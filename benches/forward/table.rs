@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// Everything that is measured. The order is that of the table.
+use crate::peers::Peer;
+
+/// Everything that is measured. Those over a slow link have names of their own, since their units
+/// are others.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Metric {
     BulkUpRate,
@@ -15,6 +18,8 @@ pub enum Metric {
     PingPongMedian,
     PingPongRate,
     PingPongCost,
+    FirstByteMedian,
+    FirstByteSlow,
     ConnectRate,
     ConnectMedian,
     ConnectSlow,
@@ -36,76 +41,190 @@ pub enum Metric {
     UdpLoss,
     UdpFlowMedian,
     UdpFlowCost,
+    LinkFirstByteMedian,
+    LinkFirstByteMax,
+    LinkBurst32Median,
+    LinkBurst32Max,
+    LinkBurst32Errors,
+    LinkBurst256Median,
+    LinkBurst256Max,
+    LinkBurst256Errors,
+    LinkConnectRate,
+    LinkConnectMedian,
+    LinkConnectSlow,
+    LinkConnectErrors,
+    LinkBulkUpRate,
+    LinkBulkDownRate,
 }
 
-impl Metric {
-    const ALL: [Metric; 30] = [
+/// What each is called in the file of samples and in the table, in the order of the table.
+const METRICS: [(Metric, &str, &str); 46] = [
+    (
         Metric::BulkUpRate,
-        Metric::BulkUpCost,
+        "bulk_up_1_gbit_s",
+        "1 stream up, Gbit/s",
+    ),
+    (Metric::BulkUpCost, "bulk_up_1_cpu_s_gb", "— CPU s/GB"),
+    (
         Metric::BulkDownRate,
-        Metric::BulkDownCost,
+        "bulk_down_1_gbit_s",
+        "1 stream down, Gbit/s",
+    ),
+    (Metric::BulkDownCost, "bulk_down_1_cpu_s_gb", "— CPU s/GB"),
+    (
         Metric::BulkManyRate,
-        Metric::BulkManyCost,
+        "bulk_up_8_gbit_s",
+        "8 streams up, Gbit/s",
+    ),
+    (Metric::BulkManyCost, "bulk_up_8_cpu_s_gb", "— CPU s/GB"),
+    (
         Metric::PingPongMedian,
-        Metric::PingPongRate,
-        Metric::PingPongCost,
+        "pingpong_p50_us",
+        "ping-pong 64 B, p50 µs",
+    ),
+    (Metric::PingPongRate, "pingpong_per_s", "— per second"),
+    (Metric::PingPongCost, "pingpong_cpu_us", "— CPU µs each"),
+    (
+        Metric::FirstByteMedian,
+        "first_byte_p50_us",
+        "first byte of a new visitor, p50 µs",
+    ),
+    (Metric::FirstByteSlow, "first_byte_p99_us", "— p99 µs"),
+    (
         Metric::ConnectRate,
-        Metric::ConnectMedian,
-        Metric::ConnectSlow,
-        Metric::ConnectCost,
-        Metric::ConnectErrors,
+        "connect_1_per_s",
+        "new connections/s, 1 at once",
+    ),
+    (Metric::ConnectMedian, "connect_1_p50_us", "— p50 µs"),
+    (Metric::ConnectSlow, "connect_1_p99_us", "— p99 µs"),
+    (Metric::ConnectCost, "connect_1_cpu_us", "— CPU µs each"),
+    (Metric::ConnectErrors, "connect_1_errors", "— errors"),
+    (
         Metric::ConnectManyRate,
-        Metric::ConnectManyMedian,
-        Metric::ConnectManySlow,
+        "connect_64_per_s",
+        "new connections/s, 64 at once",
+    ),
+    (Metric::ConnectManyMedian, "connect_64_p50_us", "— p50 µs"),
+    (Metric::ConnectManySlow, "connect_64_p99_us", "— p99 µs"),
+    (
         Metric::ConnectManyCost,
-        Metric::ConnectManyErrors,
+        "connect_64_cpu_us",
+        "— CPU µs each",
+    ),
+    (Metric::ConnectManyErrors, "connect_64_errors", "— errors"),
+    (
         Metric::MemoryStart,
+        "memory_0_mb",
+        "memory without visitors, MB",
+    ),
+    (
         Metric::MemoryIdle1000,
+        "memory_1000_mb",
+        "— with 1,000 idle visitors, MB",
+    ),
+    (
         Metric::MemoryIdle5000,
+        "memory_5000_mb",
+        "— with 5,000 idle visitors, MB",
+    ),
+    (
         Metric::MemoryPerIdle,
+        "memory_idle_kb",
+        "— per idle visitor, KB",
+    ),
+    (
         Metric::MemoryAfter,
+        "memory_after_mb",
+        "— after they have left, MB",
+    ),
+    (
         Metric::IdleAlive,
+        "idle_alive_percent",
+        "idle visitors still served, %",
+    ),
+    (
         Metric::UdpMedian,
-        Metric::UdpRate,
+        "udp_p50_us",
+        "UDP ping-pong 1000 B, p50 µs",
+    ),
+    (Metric::UdpRate, "udp_per_s", "— per second"),
+    (
         Metric::UdpLoss,
-        Metric::UdpFlowMedian,
-        Metric::UdpFlowCost,
-    ];
+        "udp_flow_loss_percent",
+        "UDP 20,000/s of 1000 B, loss %",
+    ),
+    (Metric::UdpFlowMedian, "udp_flow_p50_us", "— p50 µs"),
+    (Metric::UdpFlowCost, "udp_flow_cpu_us", "— CPU µs each way"),
+    (
+        Metric::LinkFirstByteMedian,
+        "link_first_byte_p50_ms",
+        "first byte of a new visitor, p50 ms",
+    ),
+    (
+        Metric::LinkFirstByteMax,
+        "link_first_byte_max_ms",
+        "— max ms",
+    ),
+    (
+        Metric::LinkBurst32Median,
+        "link_burst_32_p50_ms",
+        "32 new visitors at once, p50 ms",
+    ),
+    (Metric::LinkBurst32Max, "link_burst_32_max_ms", "— max ms"),
+    (
+        Metric::LinkBurst32Errors,
+        "link_burst_32_errors",
+        "— failures",
+    ),
+    (
+        Metric::LinkBurst256Median,
+        "link_burst_256_p50_ms",
+        "256 new visitors at once, p50 ms",
+    ),
+    (Metric::LinkBurst256Max, "link_burst_256_max_ms", "— max ms"),
+    (
+        Metric::LinkBurst256Errors,
+        "link_burst_256_errors",
+        "— failures",
+    ),
+    (
+        Metric::LinkConnectRate,
+        "link_connect_64_per_s",
+        "new visitors/s, 64 at once for 4 s",
+    ),
+    (
+        Metric::LinkConnectMedian,
+        "link_connect_64_p50_ms",
+        "— p50 ms",
+    ),
+    (
+        Metric::LinkConnectSlow,
+        "link_connect_64_p99_ms",
+        "— p99 ms",
+    ),
+    (
+        Metric::LinkConnectErrors,
+        "link_connect_64_errors",
+        "— failures",
+    ),
+    (
+        Metric::LinkBulkUpRate,
+        "link_bulk_up_mbit_s",
+        "1 stream up, Mbit/s",
+    ),
+    (
+        Metric::LinkBulkDownRate,
+        "link_bulk_down_mbit_s",
+        "1 stream down, Mbit/s",
+    ),
+];
 
-    /// Name in the file of samples, title in the table.
-    fn describe(self) -> (&'static str, &'static str) {
-        match self {
-            Metric::BulkUpRate => ("bulk_up_1_gbit_s", "1 stream up, Gbit/s"),
-            Metric::BulkUpCost => ("bulk_up_1_cpu_s_gb", "— CPU s/GB"),
-            Metric::BulkDownRate => ("bulk_down_1_gbit_s", "1 stream down, Gbit/s"),
-            Metric::BulkDownCost => ("bulk_down_1_cpu_s_gb", "— CPU s/GB"),
-            Metric::BulkManyRate => ("bulk_up_8_gbit_s", "8 streams up, Gbit/s"),
-            Metric::BulkManyCost => ("bulk_up_8_cpu_s_gb", "— CPU s/GB"),
-            Metric::PingPongMedian => ("pingpong_p50_us", "ping-pong 64 B, p50 µs"),
-            Metric::PingPongRate => ("pingpong_per_s", "— per second"),
-            Metric::PingPongCost => ("pingpong_cpu_us", "— CPU µs each"),
-            Metric::ConnectRate => ("connect_1_per_s", "new connections/s, 1 at once"),
-            Metric::ConnectMedian => ("connect_1_p50_us", "— p50 µs"),
-            Metric::ConnectSlow => ("connect_1_p99_us", "— p99 µs"),
-            Metric::ConnectCost => ("connect_1_cpu_us", "— CPU µs each"),
-            Metric::ConnectErrors => ("connect_1_errors", "— errors"),
-            Metric::ConnectManyRate => ("connect_64_per_s", "new connections/s, 64 at once"),
-            Metric::ConnectManyMedian => ("connect_64_p50_us", "— p50 µs"),
-            Metric::ConnectManySlow => ("connect_64_p99_us", "— p99 µs"),
-            Metric::ConnectManyCost => ("connect_64_cpu_us", "— CPU µs each"),
-            Metric::ConnectManyErrors => ("connect_64_errors", "— errors"),
-            Metric::MemoryStart => ("memory_0_mb", "memory without visitors, MB"),
-            Metric::MemoryIdle1000 => ("memory_1000_mb", "— with 1,000 idle visitors, MB"),
-            Metric::MemoryIdle5000 => ("memory_5000_mb", "— with 5,000 idle visitors, MB"),
-            Metric::MemoryPerIdle => ("memory_idle_kb", "— per idle visitor, KB"),
-            Metric::MemoryAfter => ("memory_after_mb", "— after they have left, MB"),
-            Metric::IdleAlive => ("idle_alive_percent", "idle visitors still served, %"),
-            Metric::UdpMedian => ("udp_p50_us", "UDP ping-pong 1000 B, p50 µs"),
-            Metric::UdpRate => ("udp_per_s", "— per second"),
-            Metric::UdpLoss => ("udp_flow_loss_percent", "UDP 20,000/s of 1000 B, loss %"),
-            Metric::UdpFlowMedian => ("udp_flow_p50_us", "— p50 µs"),
-            Metric::UdpFlowCost => ("udp_flow_cpu_us", "— CPU µs each way"),
-        }
+impl Metric {
+    fn key(self) -> &'static str {
+        METRICS
+            .iter()
+            .find(|(metric, ..)| *metric == self)
+            .map_or("", |(_, key, _)| *key)
     }
 }
 
@@ -134,33 +253,31 @@ impl Samples {
     }
 
     /// A markdown table of medians: a line for each metric, a column for each forwarder, and how
-    /// those whose names begin with `subject` compare with each of `references`.
-    pub fn to_markdown(&self, peers: &[&str], subject: &str, references: &[&str]) -> String {
+    /// nodepass compares with each of `references`.
+    pub fn to_markdown(&self, peers: &[&Peer], references: &[&str]) -> String {
+        let names: Vec<&str> = peers.iter().map(|peer| peer.name).collect();
         let mut header = vec!["median".to_owned()];
-        header.extend(peers.iter().map(|peer| (*peer).to_owned()));
+        header.extend(names.iter().map(|name| (*name).to_owned()));
         let mut ratios = Vec::new();
-        for one in peers.iter().filter(|peer| peer.starts_with(subject)) {
-            for other in references
-                .iter()
-                .filter(|reference| peers.contains(reference))
-            {
-                header.push(format!("{one} / {other}"));
-                ratios.push((*one, *other));
+        for one in peers.iter().filter(|peer| peer.is_nodepass()) {
+            for other in references.iter().filter(|other| names.contains(other)) {
+                header.push(format!("{} / {other}", one.name));
+                ratios.push((one.name, *other));
             }
         }
         let mut lines = vec![header];
-        for metric in Metric::ALL {
-            if !peers
+        for (metric, _, title) in METRICS {
+            if !names
                 .iter()
-                .any(|peer| self.median_of(peer, metric).is_some())
+                .any(|name| self.median_of(name, metric).is_some())
             {
                 continue;
             }
-            let mut line = vec![metric.describe().1.to_owned()];
+            let mut line = vec![title.to_owned()];
             line.extend(
-                peers
+                names
                     .iter()
-                    .map(|peer| format_value(self.median_of(peer, metric))),
+                    .map(|name| format_value(self.median_of(name, metric))),
             );
             line.extend(ratios.iter().map(|(one, other)| {
                 let one = self.median_of(one, metric);
@@ -178,7 +295,7 @@ impl Samples {
         let peers = self.0.iter().map(|(peer, metrics)| {
             let metrics = metrics.iter().map(|(metric, values)| {
                 let values: Vec<String> = values.iter().map(f64::to_string).collect();
-                format!("      \"{}\": [{}]", metric.describe().0, values.join(", "))
+                format!("      \"{}\": [{}]", metric.key(), values.join(", "))
             });
             let metrics: Vec<String> = metrics.collect();
             format!("    \"{peer}\": {{\n{}\n    }}", metrics.join(",\n"))

@@ -4,7 +4,7 @@
 //! says what it is for (see `BulkRequest`).
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
 use std::{env, process, thread};
@@ -14,6 +14,7 @@ use rustix::event::epoll;
 
 use crate::bulk::{self, BulkRequest};
 use crate::datagrams;
+use crate::peers::Site;
 
 /// First argument that turns this program into the target.
 pub const SERVE_ARGUMENT: &str = "serve";
@@ -30,12 +31,13 @@ pub struct Target {
 
 impl Target {
     /// Starts this program again as a target and reads its ports from its first line.
-    pub fn start() -> io::Result<Target> {
-        let mut child = Command::new(env::current_exe()?)
-            .arg(SERVE_ARGUMENT)
+    pub fn start(site: &Site) -> io::Result<Target> {
+        let mut command = Command::new(env::current_exe()?);
+        command
+            .args([SERVE_ARGUMENT, &site.target.to_string()])
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+            .stdout(Stdio::piped());
+        let mut child = site.spawn_far(&mut command)?;
         let mut line = String::new();
         let output = child.stdout.take().expect("standard output was asked for");
         BufReader::new(output).read_line(&mut line)?;
@@ -45,15 +47,16 @@ impl Target {
             .collect();
         let mut target = Target {
             child,
-            echo: loopback(0),
-            sink: loopback(0),
+            echo: SocketAddr::new(site.target, 0),
+            sink: SocketAddr::new(site.target, 0),
         };
         let [echo, sink] = ports[..] else {
             return Err(io::Error::other(format!(
                 "the target process said {line:?}"
             )));
         };
-        (target.echo, target.sink) = (loopback(echo), loopback(sink));
+        target.echo.set_port(echo);
+        target.sink.set_port(sink);
         Ok(target)
     }
 
@@ -74,12 +77,15 @@ pub fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-/// Serves until standard input ends, so that no target outlives the benchmark.
-pub fn serve() -> io::Result<()> {
-    let echo = TcpListener::bind(loopback(0))?;
+/// Serves on the given address until standard input ends, so that no target outlives the benchmark.
+pub fn serve(address: Option<String>) -> io::Result<()> {
+    let address: IpAddr = address
+        .and_then(|address| address.parse().ok())
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    let echo = TcpListener::bind((address, 0))?;
     let echo_datagrams = UdpSocket::bind(echo.local_addr()?)?;
     datagrams::enlarge_buffers(&echo_datagrams);
-    let sink = TcpListener::bind(loopback(0))?;
+    let sink = TcpListener::bind((address, 0))?;
     println!(
         "{} {}",
         echo.local_addr()?.port(),
