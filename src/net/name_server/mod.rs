@@ -34,11 +34,12 @@ use crate::limits::{
     NAME_ADDRESSES_MAX, NAME_ATTEMPT_TIMEOUT, NAME_DATAGRAM_SIZE_MAX, NAME_GRACE_TIMEOUT,
     NAME_ROUNDS_MAX, NAME_SERVERS_COUNT_MAX, NAME_STRAYS_MAX, NAME_STREAM_TIMEOUT,
 };
+use crate::net::stream::is_passing;
 use crate::wire::dns::{
     Answer, DomainName, Edns, Question, RecordType, decode_answer, encode_query,
 };
 pub use error::{NameError, ServerFault};
-use stream::{is_passing, read_message, time_left};
+use stream::{read_message, time_left};
 
 /// Returns the addresses of `name` as the first of `servers` that answers knows them.
 ///

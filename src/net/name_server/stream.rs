@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::error::ServerFault;
 use crate::limits::NAME_STREAM_SIZE_MAX;
+use crate::net::stream::is_passing;
 
 /// Returns one message of a stream: its size in two bytes, then itself. RFC 1035 section 4.2.2.
 pub(super) fn read_message(
@@ -46,12 +47,4 @@ pub(super) fn time_left(deadline: Instant) -> io::Result<Duration> {
     } else {
         Ok(left)
     }
-}
-
-/// Nothing was there after all, or a signal came: the caller looks at the clock and tries again.
-pub(super) fn is_passing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
 }
