@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use super::patient::Patience;
+pub use super::stream::BoxedStream;
 use super::stream::{PlainStream, Stream};
 use crate::wire::fingerprint::Fingerprint;
 use crate::wire::offer::TlsMode;
@@ -15,9 +16,6 @@ use crate::wire::offer::TlsMode;
 use super::certificate::{CertificateError, Certificates, Reload};
 #[cfg(feature = "tls")]
 use super::tls::{ClientTls, Progress, TlsError, TlsStream, Trust};
-
-/// A byte stream that any thread may take over.
-pub type BoxedStream = Box<dyn Stream + Send>;
 
 /// Why a connection cannot be covered.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::stream::Stream;
+use super::stream::BoxedStream;
 use crate::limits::{DATAGRAM_BACKLOG_SIZE_MAX, DATAGRAM_BACKLOG_TOTAL_MAX, DATAGRAM_WRITE_SIZE};
 use crate::wire::datagram::{DatagramDecoder, FRAMED_SIZE_MAX, Framed, LENGTH_SIZE, encode_length};
 
@@ -56,7 +56,7 @@ pub struct Backlog {
 
 /// A byte stream that carries datagrams.
 pub struct DatagramStream {
-    stream: Box<dyn Stream + Send>,
+    stream: BoxedStream,
     framing: Framing,
     size_max: usize,
     decoder: DatagramDecoder,
@@ -75,7 +75,7 @@ impl DatagramStream {
     /// Takes over a stream for datagrams of up to `size_max` bytes. What waits is counted in
     /// `backlog`.
     pub fn new(
-        stream: Box<dyn Stream + Send>,
+        stream: BoxedStream,
         framing: Framing,
         size_max: usize,
         backlog: &Arc<Backlog>,

@@ -72,6 +72,9 @@ pub trait Stream {
     }
 }
 
+/// A byte stream that any thread may take over.
+pub type BoxedStream = Box<dyn Stream + Send>;
+
 /// What is known of a stream without reading from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {

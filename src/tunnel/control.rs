@@ -20,8 +20,7 @@ use socket2::SockRef;
 use crate::limits::{
     CONTROL_READ_SIZE, CONTROL_ROUNDS_MAX, GATHER_ROUND_TRIP_MIN, GATHER_TIME, SILENT_INTERVALS_MAX,
 };
-use crate::net::cover::BoxedStream;
-use crate::net::stream::is_passing;
+use crate::net::stream::{BoxedStream, is_passing};
 use crate::runtime::event::{Bell, Event, timespec};
 use crate::runtime::threads::lock;
 use crate::wire::signal::{ControlError, Received, Signal, SignalReader, SignalWriter};

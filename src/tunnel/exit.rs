@@ -9,7 +9,7 @@ use super::session_tcp::{self, Arrival};
 use super::slots::Kind;
 use super::udp_exit::{UdpCarrier, serve_udp};
 use super::uplink::UdpWay;
-use crate::net::cover::BoxedStream;
+use crate::net::stream::BoxedStream;
 
 /// The end that dials.
 pub struct Exit {

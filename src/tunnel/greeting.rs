@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use crate::config::Auth;
 use crate::limits::{HANDSHAKE_BODY_SIZE_MAX, HANDSHAKE_HEAD_SIZE_MAX};
-use crate::net::cover::{Accepts, BoxedStream, ClientCover, CoverError};
+use crate::net::cover::{Accepts, ClientCover, CoverError};
 use crate::net::patient::Patience;
 use crate::net::race;
-use crate::net::stream::PlainStream;
+use crate::net::stream::{BoxedStream, PlainStream};
 use crate::runtime::event::Event;
 use crate::runtime::random::random_bytes;
 use crate::wire::handshake::Connection;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::session::{Session, SessionEnd, Surroundings, Terms};
 use crate::limits::{CALLER_GRACE, CALLER_GRACE_SHARED, EXPECTED_PER_ADDRESS_MAX, SESSIONS_MAX};
-use crate::net::cover::BoxedStream;
+use crate::net::stream::BoxedStream;
 use crate::pool::PoolConnection;
 use crate::wire::handshake::NativeSession;
 use crate::wire::key::TunnelKey;

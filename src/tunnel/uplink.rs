@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::net::datagram_stream::Framing;
-use crate::net::stream::Stream;
+use crate::net::stream::BoxedStream;
 use crate::runtime::event::{Bell, Event};
 
 /// Where the visitors of an entry side go: pool connections to the other end.
@@ -18,7 +18,7 @@ pub trait Uplink: Send + Sync {
 /// A pool connection for the datagrams of one visitor.
 pub struct UdpWay {
     /// The connection, non-blocking.
-    pub stream: Box<dyn Stream + Send>,
+    pub stream: BoxedStream,
     /// How it tells one datagram from the next.
     pub framing: Framing,
     /// Raised when the session that it belongs to is over: the way ends.

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::*;
-use crate::net::stream::Condition;
+use crate::net::stream::{Condition, Stream};
 use crate::runtime::event::Event;
 use crate::runtime::threads::lock;
 
