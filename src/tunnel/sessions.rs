@@ -140,30 +140,27 @@ impl Sessions {
         timeout: Duration,
         watch: Watch<'_>,
     ) -> Result<Taken, NotTaken> {
-        let deadline = Instant::now() + timeout;
+        let wait = Wait {
+            timeout,
+            deadline: Instant::now() + timeout,
+            watch,
+        };
         loop {
-            let (session, id, stream) = self.wait_for_next(deadline, timeout, watch)?;
+            let (session, id, stream) = self.wait_for_next(&wait)?;
             let signal = Signal::Tcp {
                 remote: Some(visitor),
                 id,
             };
-            // Whoever cannot be told loses the connection, and the visitor gets another one.
-            if session.send(&signal).is_ok() && !session.is_over() {
-                session.refill();
+            if announce(&session, &signal) {
                 return Ok(Taken { session, stream });
             }
-            if Instant::now() >= deadline {
+            if wait.left().is_zero() {
                 return Err(NotTaken::NoneIdle(timeout));
             }
         }
     }
 
-    fn wait_for_next(
-        &self,
-        deadline: Instant,
-        timeout: Duration,
-        watch: Watch<'_>,
-    ) -> Result<Next, NotTaken> {
+    fn wait_for_next(&self, wait: &Wait<'_>) -> Result<Next, NotTaken> {
         let mut state = lock(&self.state);
         if let Some(taken) = state.take_next() {
             return Ok(taken);
@@ -175,37 +172,32 @@ impl Sessions {
         for session in live {
             session.refill();
         }
-        let result = self.wait_in_line(deadline, timeout, watch);
+        let result = self.wait_in_line(wait);
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         // The call that woke this one may have been for more than one connection, or for nobody.
         self.arrival.notify_one();
         result
     }
 
-    fn wait_in_line(
-        &self,
-        deadline: Instant,
-        timeout: Duration,
-        watch: Watch<'_>,
-    ) -> Result<Next, NotTaken> {
+    fn wait_in_line(&self, wait: &Wait<'_>) -> Result<Next, NotTaken> {
         let mut state = lock(&self.state);
         loop {
-            if !watch.is_wanted() {
+            if !wait.watch.is_wanted() {
                 return Err(NotTaken::Left);
             }
             if let Some(taken) = state.take_next() {
                 return Ok(taken);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
             if state.is_closed {
                 return Err(NotTaken::Stopping);
             }
+            let left = wait.left();
             if left.is_zero() {
                 let is_alone = state.live.is_empty();
                 return Err(if is_alone {
                     NotTaken::NoSession
                 } else {
-                    NotTaken::NoneIdle(timeout)
+                    NotTaken::NoneIdle(wait.timeout)
                 });
             }
             // Nobody tells of a visitor who leaves while he waits.
@@ -214,6 +206,46 @@ impl Sessions {
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+
+    /// Takes an idle connection.
+    ///
+    /// Errors: there is none; `bell` is rung when there may be one, and these sessions could make
+    /// one.
+    fn take_next_or_register(&self, bell: &Arc<Bell>) -> Result<Next, Vec<Arc<Session>>> {
+        let mut state = lock(&self.state);
+        if let Some(taken) = state.take_next() {
+            return Ok(taken);
+        }
+        if !state.bells.iter().any(|other| Arc::ptr_eq(other, bell)) {
+            state.bells.push(Arc::clone(bell));
+        }
+        Err(state.live.clone())
+    }
+}
+
+/// How long a visitor waits for a pool connection.
+struct Wait<'a> {
+    timeout: Duration,
+    deadline: Instant,
+    /// Tells when he is not wanted any more.
+    watch: Watch<'a>,
+}
+
+impl Wait<'_> {
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+/// Tells the other end of a visitor, and has his pool connection replaced.
+///
+/// Whoever cannot be told loses the connection, and the visitor gets another one: false.
+fn announce(session: &Arc<Session>, signal: &Signal) -> bool {
+    let is_told = session.send(signal).is_ok() && !session.is_over();
+    if is_told {
+        session.refill();
+    }
+    is_told
 }
 
 impl State {
@@ -247,8 +279,7 @@ impl Uplink for Sessions {
                 remote: Some(visitor),
                 id,
             };
-            if session.send(&signal).is_ok() && !session.is_over() {
-                session.refill();
+            if announce(&session, &signal) {
                 return Some(UdpWay {
                     stream,
                     framing: session.framing(),
@@ -256,23 +287,6 @@ impl Uplink for Sessions {
                 });
             }
         }
-    }
-}
-
-impl Sessions {
-    /// Takes an idle connection.
-    ///
-    /// Errors: there is none; `bell` is rung when there may be one, and these sessions could make
-    /// one.
-    fn take_next_or_register(&self, bell: &Arc<Bell>) -> Result<Next, Vec<Arc<Session>>> {
-        let mut state = lock(&self.state);
-        if let Some(taken) = state.take_next() {
-            return Ok(taken);
-        }
-        if !state.bells.iter().any(|other| Arc::ptr_eq(other, bell)) {
-            state.bells.push(Arc::clone(bell));
-        }
-        Err(state.live.clone())
     }
 }
 
