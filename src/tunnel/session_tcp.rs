@@ -198,7 +198,6 @@ pub fn serve_entry(instance: &Instance, sessions: &Sessions, visitor: Visitor) {
     } = visitor;
     let stream = Box::new(PlainStream::new(socket));
     let mut visitor = Guarded::new(stream, instance.options.block);
-    let mut session = None;
     let stop = &instance.shutdown.stop;
     let reach = |visitor: &Guarded| {
         let timeout = instance.limits.pool_get_timeout;
@@ -211,34 +210,22 @@ pub fn serve_entry(instance: &Instance, sessions: &Sessions, visitor: Visitor) {
             note_not_served(instance, address, &not_taken, not_taken == NotTaken::Left);
             Away
         })?;
-        let Taken {
-            session: of,
-            stream,
-        } = taken;
-        let over = Some(of.over());
-        let to = format!("{} through the tunnel", of.peer());
-        session = Some(of);
+        let Taken { session, stream } = taken;
         Ok(Far {
             stream,
-            to,
+            to: format!("{} through the tunnel", session.peer()),
             first: Vec::new(),
-            over,
+            over: Some(session.over()),
         })
     };
-    let met = meet(instance, &mut visitor, stop, reach);
-    if let (Ok((mut far, ahead)), Some(session)) = (met, session) {
+    if let Ok((mut far, ahead)) = meet(instance, &mut visitor, stop, reach) {
         instance.tcp_meter.received.add(ahead.prefix.len());
         let ahead = Ahead {
             to_other: &ahead.prefix,
             ..Ahead::default()
         };
-        let over = session.over();
-        let reason = relay(
-            &mut visitor,
-            &mut *far.stream,
-            ahead,
-            terms(instance, &over),
-        );
+        let over = far.over.as_deref().unwrap_or(stop);
+        let reason = relay(&mut visitor, &mut *far.stream, ahead, terms(instance, over));
         end_tunnelled(&mut *far.stream, &reason);
         note_end(address, &far.to, &reason);
     }
