@@ -16,6 +16,7 @@ use super::datagram::{join_received, set_buffer_sizes, tell_local_address};
 use super::resolve::{ResolveError, Resolver};
 use super::stream::set_stream_options;
 use crate::config::address::{Address, Host};
+use crate::config::options::Options;
 use crate::limits::{
     ACCEPT_BACKLOG, ACCEPT_BATCH_MAX, ACCEPT_PAUSE, FREE_PORT_TRIES_MAX, UDP_LISTENER_BUFFER_SIZE,
 };
@@ -148,6 +149,18 @@ pub struct Protocols {
     pub udp: bool,
     /// Several datagrams may be received as one.
     pub joins_datagrams: bool,
+}
+
+impl Protocols {
+    /// Returns what `options` ask for where visitors come.
+    pub fn for_visitors(options: &Options) -> Self {
+        Self {
+            tcp: options.tcp,
+            udp: options.udp,
+            // With option `rate` datagrams come one by one, as its turns do.
+            joins_datagrams: options.rate.is_none(),
+        }
+    }
 }
 
 /// Returns the addresses to try, the best first.

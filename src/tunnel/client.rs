@@ -322,12 +322,7 @@ impl Client {
             return Err(ClientError::ManyAddresses);
         };
         let instance = &self.around.instance;
-        let options = &instance.options;
-        let protocols = Protocols {
-            tcp: options.tcp,
-            udp: options.udp,
-            joins_datagrams: options.rate.is_none(),
-        };
+        let protocols = Protocols::for_visitors(&instance.options);
         let timeout = instance.limits.tcp_dial_timeout;
         let is_wanted = || !instance.shutdown.drain.is_raised();
         let listeners =

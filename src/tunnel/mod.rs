@@ -258,13 +258,7 @@ impl Start<'_> {
     }
 
     fn protocols(&self) -> Protocols {
-        let options = &self.config.options;
-        Protocols {
-            tcp: options.tcp,
-            udp: options.udp,
-            // With option `rate` datagrams come one by one, as its turns do.
-            joins_datagrams: options.rate.is_none(),
-        }
+        Protocols::for_visitors(&self.config.options)
     }
 
     /// Makes what the threads will share, and says what has been started.
