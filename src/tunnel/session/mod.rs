@@ -393,19 +393,48 @@ impl Session {
     /// before are still obeyed.
     pub fn renew_pool(&self) {
         self.pool_errors.store(0, Ordering::Relaxed);
-        if let Some(warm_up) = &self.warm_up {
-            warm_up.note_renewal();
-        }
         // A channel that cannot be told ends the session anyway.
         let _ = self.send(&Signal::Flush);
         self.drop_idle();
     }
 
     fn drop_idle(&self) {
+        if let Some(warm_up) = &self.warm_up {
+            warm_up.note_renewal();
+        }
         if self.is_entry() {
             self.pool.flush();
         } else {
             self.pool.retire(Instant::now());
+        }
+    }
+
+    fn obey(self: &Arc<Self>, signal: Signal) {
+        match signal {
+            Signal::Tcp { .. } | Signal::Udp { .. } if self.is_entry() => {
+                log::debug!(
+                    "{} signals a visitor, who would come to this end",
+                    self.peer()
+                );
+            }
+            Signal::Tcp { remote, id } => {
+                let kind = Kind::Tcp;
+                self.take_order(id, Order::Carry { kind, remote });
+            }
+            Signal::Udp { remote, id } => {
+                let kind = Kind::Udp;
+                self.take_order(id, Order::Carry { kind, remote });
+            }
+            Signal::Verify { id, fp } if self.terms.offer.tls != TlsMode::Plain => {
+                self.verify(id, fp);
+            }
+            Signal::Flush => {
+                self.drop_idle();
+                self.refill();
+            }
+            Signal::Bye => self.end(SessionEnd::PeerStops),
+            // Pings and pongs are the control channel's own.
+            Signal::Verify { .. } | Signal::Ping | Signal::Pong => {}
         }
     }
 
@@ -483,40 +512,6 @@ impl Listener for Receiver<'_> {
 
     fn note_round_trip(&self, time: Duration) {
         *lock(&self.0.round_trip) = time;
-    }
-}
-
-impl Session {
-    fn obey(self: &Arc<Self>, signal: Signal) {
-        match signal {
-            Signal::Tcp { .. } | Signal::Udp { .. } if self.is_entry() => {
-                log::debug!(
-                    "{} signals a visitor, who would come to this end",
-                    self.peer()
-                );
-            }
-            Signal::Tcp { remote, id } => {
-                let kind = Kind::Tcp;
-                self.take_order(id, Order::Carry { kind, remote });
-            }
-            Signal::Udp { remote, id } => {
-                let kind = Kind::Udp;
-                self.take_order(id, Order::Carry { kind, remote });
-            }
-            Signal::Verify { id, fp } if self.terms.offer.tls != TlsMode::Plain => {
-                self.verify(id, fp);
-            }
-            Signal::Flush => {
-                if let Some(warm_up) = &self.warm_up {
-                    warm_up.note_renewal();
-                }
-                self.drop_idle();
-                self.refill();
-            }
-            Signal::Bye => self.end(SessionEnd::PeerStops),
-            // Pings and pongs are the control channel's own.
-            Signal::Verify { .. } | Signal::Ping | Signal::Pong => {}
-        }
     }
 }
 
