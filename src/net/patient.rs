@@ -2,7 +2,7 @@
 //! what the stream belongs to, stops.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
@@ -18,7 +18,15 @@ pub struct Patience<'a> {
     pub stop: &'a Event,
 }
 
-impl Patience<'_> {
+impl<'a> Patience<'a> {
+    /// Begins to wait, for `timeout` from now on.
+    pub fn new(timeout: Duration, stop: &'a Event) -> Self {
+        Self {
+            deadline: Instant::now() + timeout,
+            stop,
+        }
+    }
+
     /// Writes all of `bytes`.
     ///
     /// Blocks: until they have left this process.
@@ -27,13 +35,13 @@ impl Patience<'_> {
         while !bytes.is_empty() {
             match stream.write(bytes) {
                 Ok(size) => bytes = &bytes[size..],
-                Err(error) => self.wait_after(&error, stream, PollFlags::OUT)?,
+                Err(error) => self.wait_after(error, stream, PollFlags::OUT)?,
             }
         }
         loop {
             match stream.flush() {
                 Ok(()) => return Ok(()),
-                Err(error) => self.wait_after(&error, stream, PollFlags::OUT)?,
+                Err(error) => self.wait_after(error, stream, PollFlags::OUT)?,
             }
         }
     }
@@ -46,7 +54,7 @@ impl Patience<'_> {
         loop {
             match stream.read(buffer) {
                 Ok(size) => return Ok(size),
-                Err(error) => self.wait_after(&error, stream, PollFlags::IN)?,
+                Err(error) => self.wait_after(error, stream, PollFlags::IN)?,
             }
         }
     }
@@ -69,20 +77,14 @@ impl Patience<'_> {
     /// Waits until a call that would have blocked is worth another try; returns any other error.
     fn wait_after(
         self,
-        error: &io::Error,
+        error: io::Error,
         stream: &dyn Stream,
         events: PollFlags,
     ) -> io::Result<()> {
         match error.kind() {
             io::ErrorKind::WouldBlock => {}
             io::ErrorKind::Interrupted => return Ok(()),
-            // The error is only lent; its kind and text are what matters.
-            kind => {
-                return Err(match error.raw_os_error() {
-                    Some(number) => io::Error::from_raw_os_error(number),
-                    None => io::Error::new(kind, error.to_string()),
-                });
-            }
+            _ => return Err(error),
         }
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {

@@ -72,10 +72,7 @@ impl TcpConnector {
     pub fn open(&self, stop: &Event) -> Result<(PoolId, PoolConnection), OpenError> {
         let deadline = Instant::now() + self.dial_timeout;
         let socket = race::connect(self.address, deadline, stop).map_err(OpenError::Connect)?;
-        let patience = || Patience {
-            deadline: Instant::now() + self.handshake_timeout,
-            stop,
-        };
+        let patience = || Patience::new(self.handshake_timeout, stop);
         let (mut stream, fingerprint) = self
             .cover
             .put_on(socket, patience())

@@ -163,10 +163,7 @@ impl Greeting<'_> {
     }
 
     fn patience(&self) -> Patience<'_> {
-        Patience {
-            deadline: Instant::now() + self.handshake_timeout,
-            stop: self.stop,
-        }
+        Patience::new(self.handshake_timeout, self.stop)
     }
 
     /// Sends a request and reads the answer to it.
