@@ -43,7 +43,7 @@ pub enum ClientCover {
         /// Which certificates are good.
         tls: ClientTls,
         /// The name that is sent and verified, or the address.
-        server_name: Option<String>,
+        server_name: String,
     },
 }
 
@@ -93,7 +93,7 @@ impl ClientCover {
     ///
     /// Errors: TLS was left out, or the system's roots cannot be read.
     #[cfg_attr(not(feature = "tls"), allow(clippy::needless_pass_by_value))]
-    pub fn new(tls: TlsMode, server_name: Option<String>) -> Result<Self, CoverError> {
+    pub fn new(tls: TlsMode, server_name: String) -> Result<Self, CoverError> {
         match tls {
             TlsMode::Plain => Ok(Self::Nothing),
             TlsMode::SelfSigned => Self::tls(Accepts::Anyone, server_name),
@@ -105,7 +105,7 @@ impl ClientCover {
     ///
     /// Errors: TLS was left out, or the system's roots cannot be read.
     #[cfg(feature = "tls")]
-    pub fn tls(accepts: Accepts, server_name: Option<String>) -> Result<Self, CoverError> {
+    pub fn tls(accepts: Accepts, server_name: String) -> Result<Self, CoverError> {
         let trust = match accepts {
             Accepts::Anyone => Trust::Any,
             Accepts::Verified => Trust::System,
@@ -116,7 +116,7 @@ impl ClientCover {
 
     /// Returns an error: TLS was left out.
     #[cfg(not(feature = "tls"))]
-    pub fn tls(_: Accepts, _: Option<String>) -> Result<Self, CoverError> {
+    pub fn tls(_: Accepts, _: String) -> Result<Self, CoverError> {
         Err(CoverError::NotBuilt)
     }
 
@@ -136,8 +136,8 @@ impl ClientCover {
             }
             #[cfg(feature = "tls")]
             Self::Tls { tls, server_name } => {
-                let mut stream = TlsStream::connect(socket, tls, server_name.as_deref())
-                    .map_err(CoverError::Tls)?;
+                let mut stream =
+                    TlsStream::connect(socket, tls, Some(server_name)).map_err(CoverError::Tls)?;
                 stream
                     .handshake(patience.deadline, patience.stop)
                     .map_err(CoverError::Tls)?;

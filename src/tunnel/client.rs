@@ -199,10 +199,12 @@ impl Client {
     fn connect(&mut self) -> Result<Arc<Session>, ClientError> {
         let instance = Arc::clone(&self.around.instance);
         let (address, stream) = self.dial()?;
-        let name = self.server_name();
+        let host = self.host_name();
+        let server_name = host.clone().unwrap_or_else(|| address.ip().to_string());
         let greeting = Greeting {
             address,
-            server_name: name.as_deref(),
+            host: host.as_deref(),
+            server_name: &server_name,
             keys: &self.keys,
             auth: instance.options.auth,
             replaces: self.last_session,
@@ -224,8 +226,7 @@ impl Client {
             Flow::Reverse if self.is_entry => return Err(ClientError::FlowChanged),
             Flow::Reverse => {}
         }
-        let server_name = name.unwrap_or_else(|| address.ip().to_string());
-        let cover = ClientCover::new(agreed.offer.tls, Some(server_name));
+        let cover = ClientCover::new(agreed.offer.tls, server_name);
         let mut connector = TcpConnector {
             address,
             opening: agreed.opening,
@@ -283,7 +284,7 @@ impl Client {
     }
 
     /// Returns the name of the server, if it has one.
-    fn server_name(&self) -> Option<String> {
+    fn host_name(&self) -> Option<String> {
         let of_option = self.around.instance.options.server_name.clone();
         of_option.or_else(|| match &self.tunnel.host {
             Host::Name(name) => Some(name.clone()),

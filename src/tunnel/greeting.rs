@@ -34,8 +34,10 @@ const NO_NAME: &str = "none";
 pub struct Greeting<'a> {
     /// The tunnel port of the server.
     pub address: SocketAddr,
-    /// The name of the server, for HTTP and TLS.
-    pub server_name: Option<&'a str>,
+    /// The name of the server, for HTTP, if it has one.
+    pub host: Option<&'a str>,
+    /// The same for TLS; the address of a server without a name.
+    pub server_name: &'a str,
     /// The key, or those that are derived from the port.
     pub keys: &'a ServerKeys,
     /// Which dialects are spoken.
@@ -87,7 +89,7 @@ impl Greeting<'_> {
     pub fn run(&self, first: PlainStream) -> Result<Greeted, GreetingError> {
         let key = &self.keys.as_slice()[0];
         let nonce = random_bytes().map_err(GreetingError::Random)?;
-        let host = self.server_name.unwrap_or(NO_NAME);
+        let host = self.host.unwrap_or(NO_NAME);
         let (hello, waiting) = AwaitChallenge::start(key.clone(), host, nonce, self.replaces);
         let mut stream = self.cover(first, Accepts::Anyone)?;
         let response = self.exchange(&mut stream, &hello)?;
@@ -140,11 +142,8 @@ impl Greeting<'_> {
         if !self.over_tls {
             return Ok(Box::new(socket));
         }
-        let name = match self.server_name {
-            Some(name) => name.to_owned(),
-            None => self.address.ip().to_string(),
-        };
-        let cover = ClientCover::tls(accepts, Some(name)).map_err(GreetingError::Cover)?;
+        let name = self.server_name.to_owned();
+        let cover = ClientCover::tls(accepts, name).map_err(GreetingError::Cover)?;
         match cover.put_on(socket, self.patience()) {
             Ok((stream, _)) => {
                 self.has_spoken_tls.set(true);
