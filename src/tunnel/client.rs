@@ -98,7 +98,7 @@ pub fn start(config: &Config, instance: &Arc<Instance>) -> io::Result<Running> {
         mode: 2,
         sessions: Arc::clone(&sessions),
     };
-    let starting = Running::begin(Arc::clone(instance), threads.clone(), gauge);
+    let starting = Running::begin(threads.clone(), gauge);
     let mut udp = None;
     if config.options.udp {
         let (udp_exit, carrier) = UdpExit::new(Arc::clone(instance))?;

@@ -13,8 +13,8 @@ use crate::net::listen::Listeners;
 ///
 /// Errors: the system has no room for the threads and events that this takes.
 pub fn start(instance: Arc<Instance>, listeners: Listeners) -> io::Result<Running> {
-    let threads = Threads::new(Arc::clone(&instance))?;
-    let starting = Running::begin(instance, threads.clone(), Gauge::Targets);
+    let threads = Threads::new(instance)?;
+    let starting = Running::begin(threads.clone(), Gauge::Targets);
     entry::start(starting.instance(), &threads, listeners, &Way::Targets)?;
     starting.complete(None)
 }

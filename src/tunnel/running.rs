@@ -26,11 +26,17 @@ pub enum Duty {
 /// The threads of an instance, to which more can be added while it runs.
 #[derive(Clone)]
 pub struct Threads {
+    shared: Arc<Shared>,
+}
+
+/// What the threads of an instance and their owner share.
+struct Shared {
     instance: Arc<Instance>,
-    failed: Arc<Event>,
-    has_panicked: Arc<AtomicBool>,
+    /// Raised by a thread that ends before its time.
+    failed: Event,
+    has_panicked: AtomicBool,
     /// In the order of their start.
-    list: Arc<Mutex<List>>,
+    list: Mutex<List>,
 }
 
 type List = Vec<(Duty, JoinHandle<()>)>;
@@ -40,11 +46,14 @@ impl Threads {
     ///
     /// Errors: no descriptors left.
     pub fn new(instance: Arc<Instance>) -> io::Result<Self> {
-        Ok(Self {
+        let shared = Shared {
             instance,
-            failed: Arc::new(Event::new()?),
-            has_panicked: Arc::default(),
-            list: Arc::default(),
+            failed: Event::new()?,
+            has_panicked: AtomicBool::default(),
+            list: Mutex::default(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
         })
     }
 
@@ -57,23 +66,19 @@ impl Threads {
         name: &str,
         body: impl FnOnce() + Send + 'static,
     ) -> io::Result<()> {
-        let alarm = Alarm {
-            instance: Arc::clone(&self.instance),
-            failed: Arc::clone(&self.failed),
-            has_panicked: Arc::clone(&self.has_panicked),
-        };
-        let stack_size = self.instance.limits.stack_size;
+        let alarm = Alarm(Arc::clone(&self.shared));
+        let stack_size = self.shared.instance.limits.stack_size;
         let thread = spawn(name, stack_size, move || {
             let _alarm = alarm;
             body();
         })?;
-        lock(&self.list).push((duty, thread));
+        lock(&self.shared.list).push((duty, thread));
         Ok(())
     }
 
     /// Returns whether the visitors of all threads have left, as far as that can be told.
     fn have_no_visitors(&self) -> bool {
-        let list = lock(&self.list);
+        let list = lock(&self.shared.list);
         let mut of_visitors = list.iter().filter(|(duty, _)| *duty == Duty::Visitors);
         of_visitors.all(|(_, thread)| thread.is_finished())
     }
@@ -81,7 +86,7 @@ impl Threads {
     /// Waits for all threads, which have been told to end, the latest first.
     fn join(&self) {
         loop {
-            let Some((_, thread)) = lock(&self.list).pop() else {
+            let Some((_, thread)) = lock(&self.shared.list).pop() else {
                 return;
             };
             if thread.join().is_err() {
@@ -93,7 +98,6 @@ impl Threads {
 
 /// A running instance; one that is dropped without [`Running::stop`] is stopped at once.
 pub struct Running {
-    instance: Arc<Instance>,
     threads: Threads,
     gauge: Gauge,
     farewell: Option<Box<dyn FnOnce() + Send>>,
@@ -101,9 +105,8 @@ pub struct Running {
 
 impl Running {
     /// Takes over the threads of an instance that is being started.
-    pub fn begin(instance: Arc<Instance>, threads: Threads, gauge: Gauge) -> Self {
+    pub fn begin(threads: Threads, gauge: Gauge) -> Self {
         Self {
-            instance,
             threads,
             gauge,
             farewell: None,
@@ -112,7 +115,7 @@ impl Running {
 
     /// What the threads share.
     pub fn instance(&self) -> &Arc<Instance> {
-        &self.instance
+        &self.threads.shared.instance
     }
 
     /// Starts the reporter and returns the instance as complete.
@@ -122,7 +125,7 @@ impl Running {
     /// Errors: the system has no room for another thread.
     pub fn complete(mut self, farewell: Option<Box<dyn FnOnce() + Send>>) -> io::Result<Self> {
         self.farewell = farewell;
-        let (instance, gauge) = (Arc::clone(&self.instance), self.gauge.clone());
+        let (instance, gauge) = (Arc::clone(self.instance()), self.gauge.clone());
         self.threads.spawn(Duty::Service, "report", move || {
             report::run(&instance, &gauge);
         })?;
@@ -131,12 +134,12 @@ impl Running {
 
     /// Returns the event that a thread of the instance raises if it ends before it should.
     pub fn failed(&self) -> &Event {
-        &self.threads.failed
+        &self.threads.shared.failed
     }
 
     /// Returns whether a thread ended by a panic.
     pub fn has_panicked(&self) -> bool {
-        self.threads.has_panicked.load(Ordering::Relaxed)
+        self.threads.shared.has_panicked.load(Ordering::Relaxed)
     }
 
     /// Stops: no new visitors at once, then the end of those that are in.
@@ -144,7 +147,7 @@ impl Running {
     /// Blocks: until all have left, at most for the shutdown timeout, less after another signal;
     /// then until the threads have ended, at most for `STOP_TIMEOUT`.
     pub fn stop(mut self, signals: &Signals) {
-        let instance = Arc::clone(&self.instance);
+        let instance = Arc::clone(self.instance());
         instance.shutdown.drain.raise();
         let deadline = Instant::now() + instance.limits.shutdown_timeout;
         let mut was_told_again = false;
@@ -183,31 +186,30 @@ impl Running {
 
     /// Returns whether all visitors have left, those of UDP as far as that can be told.
     fn is_empty(&self) -> bool {
-        self.instance.slots.count(Kind::Tcp) == 0 && self.threads.have_no_visitors()
+        self.instance().slots.count(Kind::Tcp) == 0 && self.threads.have_no_visitors()
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.instance.shutdown.drain.raise();
-        self.instance.shutdown.stop.raise();
+        self.instance().shutdown.drain.raise();
+        self.instance().shutdown.stop.raise();
         self.threads.join();
     }
 }
 
 /// Tells when a thread ends before its time, mostly by a panic: the instance starts again then.
-struct Alarm {
-    instance: Arc<Instance>,
-    failed: Arc<Event>,
-    has_panicked: Arc<AtomicBool>,
-}
+struct Alarm(Arc<Shared>);
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        if !self.instance.shutdown.drain.is_raised() {
+        let shared = &self.0;
+        if !shared.instance.shutdown.drain.is_raised() {
             let has_panicked = std::thread::panicking();
-            self.has_panicked.fetch_or(has_panicked, Ordering::Relaxed);
-            self.failed.raise();
+            shared
+                .has_panicked
+                .fetch_or(has_panicked, Ordering::Relaxed);
+            shared.failed.raise();
         }
     }
 }

@@ -105,7 +105,7 @@ fn start_threads(config: &Config, instance: Arc<Instance>, parts: Parts) -> io::
         },
         sessions: Arc::clone(&sessions),
     };
-    let starting = Running::begin(Arc::clone(&instance), threads.clone(), gauge);
+    let starting = Running::begin(threads.clone(), gauge);
     let mut udp = None;
     if offer.flow == Flow::Forward && config.options.udp {
         let (udp_exit, carrier) = UdpExit::new(Arc::clone(&instance))?;
