@@ -26,68 +26,117 @@ impl Exit {
 
     /// Serves a visitor of the other end, who has come on `stream`. Does not wait.
     ///
-    /// Where there is no place for him the connection is closed, and the log says why.
+    /// Where there is no place for him the connection is refused, and the log says why.
     pub fn carry(
         &self,
         session: &Arc<Session>,
-        mut stream: BoxedStream,
+        stream: BoxedStream,
         kind: Kind,
         remote: Option<SocketAddr>,
     ) {
         let instance = &self.instance;
         let visitor = remote.unwrap_or_else(|| session.peer());
-        let is_served = match kind {
-            Kind::Tcp => instance.options.tcp,
-            Kind::Udp => instance.options.udp,
-        };
-        if !is_served {
-            let option = match kind {
-                Kind::Tcp => "notcp=1",
-                Kind::Udp => "noudp=1",
-            };
-            let notes = &instance.notes;
-            notes.refused.log(format_args!(
-                "Visitor {visitor} refused: {option} is set here"
-            ));
-            session_tcp::refuse_tunnelled(&mut *stream);
-            return;
-        }
+        let pending = Pending(Some(stream));
+        let (over, framing) = (session.over(), session.framing());
         let serving = Arc::clone(instance);
-        let over = session.over();
         let started = match (kind, &self.udp) {
-            (Kind::Tcp, _) => {
+            (Kind::Tcp, _) if instance.options.tcp => {
                 let Some(slot) = instance.take_slot(kind, visitor) else {
-                    session_tcp::refuse_tunnelled(&mut *stream);
                     return;
                 };
-                let arrival = Arrival {
-                    stream,
-                    address: visitor,
-                    slot,
-                    over,
+                let task = move || {
+                    if let Some(stream) = pending.accept() {
+                        let arrival = Arrival {
+                            stream,
+                            address: visitor,
+                            slot,
+                            over,
+                        };
+                        session_tcp::serve_arrival(&serving, arrival);
+                    }
                 };
-                instance
-                    .crew
-                    .run(move || session_tcp::serve_arrival(&serving, arrival))
+                instance.crew.run(task).map_err(|why| why.to_string())
             }
             (Kind::Udp, Some(carrier)) => {
-                let way = UdpWay {
-                    stream,
-                    framing: session.framing(),
-                    over,
-                };
                 let carrier = carrier.clone();
-                instance
-                    .crew
-                    .run(move || serve_udp(&serving, &carrier, way, remote))
+                let task = move || {
+                    if let Some(stream) = pending.accept() {
+                        let way = UdpWay {
+                            stream,
+                            framing,
+                            over,
+                        };
+                        serve_udp(&serving, &carrier, way, remote);
+                    }
+                };
+                instance.crew.run(task).map_err(|why| why.to_string())
             }
-            (Kind::Udp, None) => Ok(()),
+            (Kind::Tcp, _) => Err("notcp=1 is set here".to_owned()),
+            (Kind::Udp, None) => Err("noudp=1 is set here".to_owned()),
         };
-        if let Err(refused) = started {
+        if let Err(why) = started {
             let notes = &instance.notes;
             notes
                 .refused
-                .log(format_args!("Visitor {visitor} refused: {refused}"));
+                .log(format_args!("Visitor {visitor} refused: {why}"));
         }
+    }
+}
+
+/// A pool connection that nobody serves yet. It is refused when it is dropped, whoever drops it:
+/// a crew without a thread drops the task with all that it holds.
+struct Pending(Option<BoxedStream>);
+
+impl Pending {
+    /// Gives the connection to the thread that serves it; there is one, as this ends the wait.
+    fn accept(mut self) -> Option<BoxedStream> {
+        self.0.take()
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(stream) = &mut self.0 {
+            session_tcp::refuse_tunnelled(&mut **stream);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustix::event::{PollFd, PollFlags};
+
+    use super::*;
+    use crate::net::stream::Stream;
+    use crate::net::stream::tests::connected;
+    use crate::runtime::event::timespec;
+    use crate::runtime::threads::Crew;
+
+    /// Returns whether both directions of a connection end within `timeout`.
+    fn is_cut(stream: &impl Stream, timeout: Duration) -> bool {
+        // Without any flag poll tells of nothing but that; an orderly end is no more than input.
+        let mut set = [PollFd::from_borrowed_fd(
+            stream.descriptor(),
+            PollFlags::empty(),
+        )];
+        rustix::event::poll(&mut set, Some(&timespec(timeout))) == Ok(1)
+    }
+
+    #[test]
+    fn a_connection_that_finds_no_thread_is_cut() {
+        let (near, far) = connected();
+        let pending = Pending(Some(Box::new(near)));
+        let crew = Crew::new("none", 64 * 1024, 0);
+        assert!(crew.run(move || drop(pending.accept())).is_err());
+        assert!(is_cut(&far, Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_connection_that_is_served_is_not_cut() {
+        let (near, far) = connected();
+        drop(Pending(Some(Box::new(near))).accept());
+        assert!(!is_cut(&far, Duration::from_millis(50)));
     }
 }
