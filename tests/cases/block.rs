@@ -1,15 +1,15 @@
 //! Blocked protocols: told by the first bytes of a visitor, whenever they come.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use crate::support::DEADLINE;
 use crate::support::program::Program;
-use crate::support::servers::{TcpServer, set_deadline};
+use crate::support::servers::{TcpServer, counting_echo, set_deadline};
 use crate::support::visitors::{End, assert_closed, dial, exchange, read_count, read_to_end};
 
 /// Protocol as the log names it, digit of `block`, first bytes.
@@ -39,23 +39,6 @@ const BLOCKED: [(&str, &str, &[u8]); 8] = [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and much more",
     ),
 ];
-
-/// A target that echoes, and counts the bytes that reach it.
-fn counting_echo(banner: &'static [u8]) -> (TcpServer, Arc<AtomicU64>) {
-    let reached = Arc::new(AtomicU64::new(0));
-    let counter = Arc::clone(&reached);
-    let target = TcpServer::start(move |mut stream| {
-        let mut buffer = [0; 1024];
-        let _ = stream.write_all(banner);
-        while let Ok(count @ 1..) = stream.read(&mut buffer) {
-            counter.fetch_add(u64::try_from(count).unwrap(), Ordering::SeqCst);
-            if stream.write_all(&buffer[..count]).is_err() {
-                break;
-            }
-        }
-    });
-    (target, reached)
-}
 
 /// Asserts that `visitor` is closed, and named with `protocol` in a warning.
 #[track_caller]

@@ -15,20 +15,11 @@ use crate::support::program::{Checkpoint, Launch, Program, forward_url, raise_de
 use crate::support::servers::{TcpServer, UdpServer, echo_both, set_deadline};
 use crate::support::visitors::{
     assert_closed, dial, exchange, exchange_datagram, read_count, read_to_end, receive_datagram,
-    try_dial, try_exchange, try_exchange_datagram, udp_visitor,
+    try_dial, try_exchange, try_exchange_datagram, udp_visitor, wait_refused,
 };
 use crate::support::{eventually, free_address};
 
 // The end.
-
-#[track_caller]
-fn wait_refused(address: SocketAddr) {
-    eventually("a closed listener", || {
-        try_dial(address)
-            .is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)
-            .then_some(())
-    });
-}
 
 #[test]
 fn termination_lets_transfers_finish_and_refuses_new_visitors() {

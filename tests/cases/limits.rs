@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::program::Program;
-use crate::support::servers::{TcpServer, drain, echo_both, set_deadline};
+use crate::support::servers::{TcpServer, drain, echo_both, flood};
 use crate::support::visitors::{
     assert_closed, dial, exchange, exchange_datagram, read_count, read_to_end, try_dial,
     try_exchange, udp_visitor,
@@ -149,16 +149,7 @@ fn slow_reader_is_not_idle_for_a_short_read_time() {
 fn assert_slow_readers_stay(options: &str, window: Duration) {
     let (report, received) = mpsc::channel();
     let report = Mutex::new(report);
-    // The first byte of a visitor says which way its flow goes.
-    let target = TcpServer::start(move |mut stream| {
-        let mut wish = [0];
-        if stream.read_exact(&mut wish).is_err() {
-            return;
-        }
-        if wish == *b"D" {
-            return flood(stream);
-        }
-        set_deadline(stream);
+    let target = TcpServer::of_wishes(move |stream| {
         read_slowly(stream, window);
         report.lock().unwrap().send(()).unwrap();
     });
@@ -203,12 +194,6 @@ fn measure(mut stream: &TcpStream, window: Duration) -> (u64, Duration) {
     }
 }
 
-/// Sends without end.
-fn flood(mut stream: &TcpStream) {
-    let chunk = vec![0; 64 * 1024];
-    while stream.write(&chunk).is_ok() {}
-}
-
 /// `rate=8` is one megabyte a second.
 #[track_caller]
 fn assert_one_megabyte_a_second(count: u64, window: Duration) {
@@ -235,14 +220,7 @@ fn rate_is_shared_by_the_flows_of_one_direction_and_counts_the_other_apart() {
     const WINDOW: Duration = Duration::from_secs(2);
     let (report, uploaded) = mpsc::channel();
     let report = Mutex::new(report);
-    // The first byte of a visitor says which way its flow goes.
-    let target = TcpServer::start(move |mut stream| {
-        let mut wish = [0];
-        stream.read_exact(&mut wish).unwrap();
-        if wish == *b"D" {
-            return flood(stream);
-        }
-        set_deadline(stream);
+    let target = TcpServer::of_wishes(move |stream| {
         let measured = measure(stream, WINDOW);
         report.lock().unwrap().send(measured).unwrap();
     });

@@ -125,14 +125,7 @@ fn two_thousand_connections_at_once_all_carry_data() {
 #[test]
 fn single_byte_writes_arrive_in_order() {
     const COUNT: usize = 2000;
-    let target = TcpServer::start(|mut stream| {
-        let mut byte = [0];
-        while stream.read(&mut byte).is_ok_and(|count| count == 1) {
-            if stream.write_all(&byte).is_err() {
-                return;
-            }
-        }
-    });
+    let target = TcpServer::echo_by_bytes();
     let program = Program::forward_to(target.address(), "");
     let visitor = dial(program.tcp_address());
     let bytes = Pattern::new(7).take(COUNT);

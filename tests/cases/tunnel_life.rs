@@ -1,7 +1,7 @@
 //! The tunnel from start to stop: modes, counters, restarts, draining, exit statuses.
 
-use std::io::{ErrorKind, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::io::Write;
+use std::net::{Shutdown, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::support::servers::{TcpServer, UdpServer, echo_both};
 use crate::support::tunnel::{Combination, End, Flow, Place, Tunnel};
 use crate::support::visitors::{
     assert_closed, dial, exchange, exchange_datagram, read_to_end, receive_datagram, try_dial,
-    try_exchange, udp_visitor,
+    try_exchange, udp_visitor, wait_refused,
 };
 use crate::support::{eventually, free_address, own_loopback};
 
@@ -253,15 +253,6 @@ fn taken_tunnel_port_is_an_error_until_it_is_free() {
 }
 
 // The end.
-
-#[track_caller]
-fn wait_refused(address: SocketAddr) {
-    eventually("a closed listener", || {
-        try_dial(address)
-            .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
-            .then_some(())
-    });
-}
 
 #[test]
 fn termination_of_either_end_lets_open_transfers_finish() {

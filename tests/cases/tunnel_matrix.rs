@@ -163,14 +163,7 @@ fn five_hundred_visitors_at_once_are_served_in_every_combination() {
 fn single_byte_writes_arrive_in_order_in_every_combination() {
     const COUNT: usize = 1000;
     for_each(&Combination::all(), |combination| {
-        let target = TcpServer::start(|mut stream| {
-            let mut byte = [0];
-            while stream.read(&mut byte).is_ok_and(|count| count == 1) {
-                if stream.write_all(&byte).is_err() {
-                    return;
-                }
-            }
-        });
+        let target = TcpServer::echo_by_bytes();
         let tunnel = combination.to(target.address()).start();
         let visitor = dial(tunnel.tcp());
         let bytes = Pattern::new(7).take(COUNT);

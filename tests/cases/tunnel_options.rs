@@ -2,13 +2,15 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::each::for_each;
-use crate::support::servers::{TcpServer, UdpServer, echo, echo_both, set_deadline};
+use crate::support::servers::{
+    TcpServer, UdpServer, counting_echo, echo, echo_both, flood, set_deadline,
+};
 use crate::support::tunnel::{Combination, End, Flow, Place, Plan};
 use crate::support::visitors::{
     assert_closed, dial, exchange, exchange_datagram, read_count, read_to_end, receive_datagram,
@@ -27,12 +29,6 @@ fn plan_with(place: &Place, target: SocketAddr, options: &str) -> Plan {
 }
 
 // rate
-
-/// Sends without end.
-fn flood(mut stream: &TcpStream) {
-    let chunk = vec![0; 64 * 1024];
-    while stream.write(&chunk).is_ok() {}
-}
 
 /// Bytes that come out of `stream` in `window` after a short start.
 #[track_caller]
@@ -60,14 +56,7 @@ fn rate_of_either_end_holds_in_both_directions() {
     for_each(&Place::all(), |place| {
         let (report, uploaded) = mpsc::channel();
         let report = Mutex::new(report);
-        // The first byte of a visitor says which way its flow goes.
-        let target = TcpServer::start(move |mut stream| {
-            let mut wish = [0];
-            stream.read_exact(&mut wish).unwrap();
-            if wish == *b"D" {
-                return flood(stream);
-            }
-            set_deadline(stream);
+        let target = TcpServer::of_wishes(move |stream| {
             let measured = measure(stream, WINDOW);
             report.lock().unwrap().send(measured).unwrap();
         });
@@ -278,23 +267,6 @@ fn proxy_header_is_not_for_the_end_that_visitors_come_to() {
 }
 
 // block
-
-/// Counts the bytes that reach it, and echoes them.
-fn counting_echo(banner: &'static [u8]) -> (TcpServer, Arc<AtomicU64>) {
-    let reached = Arc::new(AtomicU64::new(0));
-    let counter = Arc::clone(&reached);
-    let target = TcpServer::start(move |mut stream| {
-        let mut buffer = [0; 1024];
-        let _ = stream.write_all(banner);
-        while let Ok(count @ 1..) = stream.read(&mut buffer) {
-            counter.fetch_add(u64::try_from(count).unwrap(), Ordering::SeqCst);
-            if stream.write_all(&buffer[..count]).is_err() {
-                break;
-            }
-        }
-    });
-    (target, reached)
-}
 
 /// Protocol as the log names it, digit of `block`, first bytes.
 const BLOCKED: [(&str, &str, &[u8]); 3] = [

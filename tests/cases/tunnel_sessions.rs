@@ -8,7 +8,7 @@ use nodepass::wire::key::TunnelKey;
 use crate::support::downgrade::Downgrade;
 use crate::support::ends::{End, KEY, QUICK};
 use crate::support::free_address;
-use crate::support::peer::{PlayedClient, ask, handshake_v1, key, say_hello};
+use crate::support::peer::{PlayedClient, ask, handshake_v1, join_v1, key, say_hello};
 use crate::support::program::{Launch, Program};
 use crate::support::proxy::{Death, Proxy, Which};
 use crate::support::servers::TcpServer;
@@ -21,12 +21,6 @@ fn start_server() -> (End, SocketAddr) {
     let server = End::server("127.0.0.1:0", "127.0.0.1:0", "mode=1", QUICK);
     let tunnel = server.tunnel_address();
     (server, tunnel)
-}
-
-#[track_caller]
-fn join_v1(tunnel: SocketAddr, key: &TunnelKey) -> PlayedClient {
-    let offer = handshake_v1(tunnel, key).unwrap();
-    PlayedClient::join_v1(tunnel, key, offer)
 }
 
 /// A visitor is served through a played client.

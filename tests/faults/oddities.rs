@@ -5,7 +5,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nodepass::wire::key::TunnelKey;
 #[cfg(feature = "tls")]
 use nodepass::wire::signal::PoolId;
 use nodepass::wire::signal::Signal;
@@ -13,7 +12,7 @@ use nodepass::wire::signal::Signal;
 use crate::support::DEADLINE;
 use crate::support::each::for_each;
 use crate::support::ends::{End, KEY, QUICK};
-use crate::support::peer::{PlayedClient, handshake_v1, key};
+use crate::support::peer::{PlayedClient, join_v1, key};
 use crate::support::servers::TcpServer;
 use crate::support::visitors::{dial, read_count};
 
@@ -29,12 +28,6 @@ fn start_server_for(target: &str, options: &str) -> (End, SocketAddr) {
     let server = End::server("127.0.0.1:0", target, options, QUICK);
     let tunnel = server.tunnel_address();
     (server, tunnel)
-}
-
-#[track_caller]
-fn join_v1(tunnel: SocketAddr, key: &TunnelKey) -> PlayedClient {
-    let offer = handshake_v1(tunnel, key).unwrap();
-    PlayedClient::join_v1(tunnel, key, offer)
 }
 
 #[test]

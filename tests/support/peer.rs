@@ -6,7 +6,7 @@ mod control;
 mod server;
 mod stream;
 
-pub use client::{PlayedClient, ask, handshake, handshake_v1, join_with, say_hello};
+pub use client::{PlayedClient, ask, handshake, handshake_v1, join_v1, join_with, say_hello};
 pub use control::Control;
 pub use server::{PlayedServer, read_head};
 pub use stream::{Identity, Stream};

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -88,6 +88,33 @@ impl TcpServer {
         })
     }
 
+    /// Sends each byte back before it reads the next one.
+    pub fn echo_by_bytes() -> Self {
+        Self::start(|mut stream| {
+            let mut byte = [0];
+            while stream.read(&mut byte).is_ok_and(|count| count == 1) {
+                if stream.write_all(&byte).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// Sends without end to a visitor whose first byte is `D`; leaves any other one to `receive`.
+    pub fn of_wishes(receive: impl Fn(&TcpStream) + Send + Sync + 'static) -> Self {
+        Self::start(move |mut stream| {
+            let mut wish = [0];
+            if stream.read_exact(&mut wish).is_err() {
+                return;
+            }
+            if wish == *b"D" {
+                return flood(stream);
+            }
+            set_deadline(stream);
+            receive(stream);
+        })
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -124,6 +151,29 @@ pub fn echo(mut stream: &TcpStream) {
         }
     }
     let _ = stream.shutdown(Shutdown::Write);
+}
+
+/// A target that says `banner`, echoes, and counts the bytes that reach it.
+pub fn counting_echo(banner: &'static [u8]) -> (TcpServer, Arc<AtomicU64>) {
+    let reached = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&reached);
+    let target = TcpServer::start(move |mut stream| {
+        let mut buffer = [0; 1024];
+        let _ = stream.write_all(banner);
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            counter.fetch_add(u64::try_from(count).unwrap(), Ordering::SeqCst);
+            if stream.write_all(&buffer[..count]).is_err() {
+                break;
+            }
+        }
+    });
+    (target, reached)
+}
+
+/// Sends without end.
+pub fn flood(mut stream: &TcpStream) {
+    let chunk = vec![0; 64 * 1024];
+    while stream.write(&chunk).is_ok() {}
 }
 
 /// Reads and forgets everything; returns how many bytes came before the end.

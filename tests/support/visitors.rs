@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use super::DEADLINE;
 use super::servers::set_deadline;
+use super::{DEADLINE, eventually};
 
 /// How a connection ended, seen from the reading side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,4 +147,14 @@ pub fn ask(socket: &UdpSocket, datagram: &[u8], wait: Duration) -> Option<Vec<u8
     let answer = socket.send(datagram).and_then(|_| socket.recv(&mut buffer));
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     answer.ok().map(|count| buffer[..count].to_vec())
+}
+
+/// Waits until connections to `address` are refused.
+#[track_caller]
+pub fn wait_refused(address: SocketAddr) {
+    eventually("a closed listener", || {
+        try_dial(address)
+            .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+            .then_some(())
+    });
 }

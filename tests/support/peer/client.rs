@@ -100,6 +100,13 @@ pub fn join_with(server: SocketAddr, tls: bool, preface: &[u8]) -> io::Result<(P
     Ok((PoolId(id), stream))
 }
 
+/// Does the handshake in v1 and joins.
+#[track_caller]
+pub fn join_v1(server: SocketAddr, key: &TunnelKey) -> PlayedClient {
+    let offer = handshake_v1(server, key).unwrap();
+    PlayedClient::join_v1(server, key, offer)
+}
+
 impl PlayedClient {
     /// Joins in v1 as far as the control channel, after the handshake that led to `offer`.
     #[track_caller]
