@@ -389,7 +389,7 @@ pub const STOP_AGAIN_TIMEOUT: Duration = Duration::from_millis(100);
 pub const COOLDOWN_FACTOR_MAX: u32 = 10;
 
 /// Descriptors that the program takes for itself, about: listeners, events, log, names.
-pub const DESCRIPTORS_RESERVED: usize = 16;
+pub const DESCRIPTORS_RESERVED: usize = 20;
 
 // TLS
 

@@ -75,7 +75,10 @@ impl Instance {
             rates: options.rate.map(Rates::new),
             tcp_meter: Meter::default(),
             udp_meter: Meter::default(),
-            slots: Slots::new(options.slots),
+            slots: Slots::new(
+                options.slots,
+                descriptors_max.saturating_sub(DESCRIPTORS_RESERVED),
+            ),
             crew: Crew::new("relay", limits.stack_size, threads_max()),
             shutdown: Shutdown::new()?,
             notes: Notes::new(),
@@ -92,14 +95,16 @@ impl Instance {
 
     /// Takes a place for a visitor, or says in the log that there is none.
     pub(super) fn take_slot(&self, kind: Kind, address: impl Display) -> Option<Slot> {
-        let slot = self.slots.take(kind);
-        if slot.is_none() {
-            let max = self.slots.max();
-            self.notes.refused.log(format_args!(
-                "Visitor {address} refused: slot={max} reached"
-            ));
+        match self.slots.take(kind) {
+            Ok(slot) => Some(slot),
+            Err(full) => {
+                let notes = &self.notes;
+                notes
+                    .refused
+                    .log(format_args!("Visitor {address} refused: {full}"));
+                None
+            }
         }
-        slot
     }
 
     /// Returns whether a datagram is of a size that is passed on; says in the log if not.
