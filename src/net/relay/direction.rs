@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use rustix::pipe::SpliceFlags;
 
+use super::exchange::Readiness;
 use super::stock::{Buffer, PipeLoan, Stock};
 use crate::limits::{RELAY_ROUNDS_MAX, SPLICE_STREAK, SPLICE_STREAK_MAX};
 use crate::net::meter::Counter;
@@ -76,6 +77,7 @@ pub struct Gauges<'a> {
 #[derive(Debug)]
 pub struct Direction<'a> {
     stock: &'a Stock,
+    readiness: Readiness,
     gauges: Gauges<'a>,
     held: Held<'a>,
     phase: Phase,
@@ -102,9 +104,10 @@ pub struct Direction<'a> {
 
 impl<'a> Direction<'a> {
     /// Makes a direction in which nothing has been read yet.
-    pub fn new(stock: &'a Stock, gauges: Gauges<'a>) -> Self {
+    pub fn new(stock: &'a Stock, readiness: Readiness, gauges: Gauges<'a>) -> Self {
         Self {
             stock,
+            readiness,
             gauges,
             held: Held::Nothing,
             phase: Phase::Open,
@@ -300,8 +303,9 @@ impl<'a> Direction<'a> {
             self.streak = (self.streak + size).min(SPLICE_STREAK_MAX);
         } else {
             self.streak /= 2;
-            // Less than was asked for: the socket is empty, and poll will tell when it is not.
-            self.source_ready = false;
+            // Less than was asked for: the socket is empty, and poll will tell when it is not. An
+            // end that has come with the bytes is told only once.
+            self.source_ready = self.readiness == Readiness::Edge;
         }
     }
 
