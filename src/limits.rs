@@ -182,6 +182,10 @@ pub const BLOCKED_FACTOR: u32 = 10;
 /// After one side broke, how long the other one is given to take what was read before.
 pub const RESET_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Where one direction cannot end without the other, how long an answer is waited for after the
+/// application has ended its own; also how long a side that has ended both is spoken to in vain.
+pub const HALF_OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+
 // Targets
 
 /// How long a target may take to answer the connect that measures its latency.
@@ -407,6 +411,22 @@ pub const TLS_RECEIVE_ROUNDS_MAX: usize = 8;
 /// Largest certificate or key file (bytes): a long chain has about 20 KiB.
 pub const CERTIFICATE_FILE_SIZE_MAX: u64 = 256 * 1024;
 
+// WebSocket
+
+/// Bytes that a client masks before the stream below is asked to take them, head included; also
+/// the most that one stream holds unsent, apart from what a server answers. Four records of TLS.
+pub const WEB_SOCKET_SEND_SIZE: usize = 64 * 1024;
+
+/// Up to here a server's frame is copied so that it leaves in one piece with its head; of a larger
+/// one only so much is. More than a relay reads at once at first.
+pub const WEB_SOCKET_JOIN_SIZE: usize = 32 * 1024;
+
+/// Bytes that are read of an idle stream to find out what the other end wants.
+pub const WEB_SOCKET_CHECK_SIZE: usize = 1024;
+
+/// Reads from below in one read or check: a flood of frames without data must not hold the thread.
+pub const WEB_SOCKET_ROUNDS_MAX: usize = 8;
+
 // Tunnel protocol
 
 /// Longest head of a handshake request or answer, its empty line included (bytes).
@@ -522,7 +542,175 @@ pub const FAILURE_DELAY_FIRST: Duration = Duration::from_millis(100);
 /// Longest time that an answer is held back: less than a client waits for it.
 pub const FAILURE_DELAY_MAX: Duration = Duration::from_secs(2);
 
+// HTTP/2
+
+/// Table of an encoder of header fields (bytes, 32 more for each field): more is not used even
+/// where the peer allows it. Also what both ends begin with before any setting (RFC 9113 section
+/// 6.5.2), so that no change has to be announced at the start.
+pub const HPACK_TABLE_SIZE_MAX: usize = 4 * 1024;
+
+/// Most header fields in one list: several times what a browser sends.
+pub const HPACK_FIELDS_COUNT_MAX: usize = 256;
+
+/// Window of a stream at its start (bytes): a short visit never waits for a longer one.
+pub const H2_STREAM_WINDOW: u32 = 256 * 1024;
+
+/// Largest window of a stream (bytes): 1 Gbit/s over 50 ms takes 6.25 MB.
+pub const H2_STREAM_WINDOW_MAX: u32 = 8 * 1024 * 1024;
+
+/// Bytes by which the windows of all streams of a connection together may have grown.
+pub const H2_WINDOW_GROWTH_MAX: u32 = 64 * 1024 * 1024;
+
+/// Window of a connection (bytes). What arrives is counted as taken at once, so it only has to hold
+/// what is on its way.
+pub const H2_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+// One stream at its largest must not wait for the window of the connection.
+const _: () = assert!(H2_CONNECTION_WINDOW >= 2 * H2_STREAM_WINDOW_MAX);
+// RFC 9113 section 6.9.1.
+const _: () = assert!(H2_CONNECTION_WINDOW <= 0x7fff_ffff);
+
+/// A stream whose reader took this long for half a window gets half of it from then on.
+pub const H2_WINDOW_SHRINK_TIME: Duration = Duration::from_secs(5);
+
+/// How often the round trip is measured while data flow.
+pub const H2_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Most streams of one connection at a time.
+pub const H2_STREAMS_MAX: u32 = 1024;
+
+/// Bytes of frames of data that wait for the connection to take them.
+pub const H2_OUTPUT_ROOM: usize = 256 * 1024;
+
+/// Bytes of other frames that may wait beyond that, besides `H2_OUTPUT_EXCESS_PER_STREAM`, before a
+/// peer counts as one that does not read.
+pub const H2_OUTPUT_EXCESS_MAX: usize = 256 * 1024;
+
+/// The same for each stream that may be open (bytes): when all are answered and reset at once there
+/// are some 60.
+pub const H2_OUTPUT_EXCESS_PER_STREAM: usize = 128;
+
+/// What a stream may say first although others wait (bytes): the id of a pool connection.
+pub const H2_FIRST_WORDS_SIZE: usize = 4;
+
+/// Data that a stream writes when others wait (bytes), before the next one gets its turn.
+pub const H2_TURN_SIZE: usize = 64 * 1024;
+
+/// Output buffer that an idle connection keeps (bytes).
+pub const H2_OUTPUT_KEPT_SIZE: usize = 16 * 1024;
+
+/// Largest payload of a frame of data (bytes): with its header it fills a record of TLS.
+pub const H2_DATA_SIZE_MAX: usize = 16 * 1024 - 9;
+
+/// Largest payload of a frame that is taken (bytes); the least that may be announced.
+/// RFC 9113 section 6.5.2.
+pub const H2_FRAME_SIZE_MAX: usize = 16 * 1024;
+
+/// Size of the pieces in which data wait for their reader (bytes).
+pub const H2_PIECE_SIZE: usize = 16 * 1024;
+
+/// Empty pieces that a connection keeps for the next data.
+pub const H2_PIECES_IDLE_MAX: usize = 16;
+
+/// Fields of one request or response (bytes, 32 more for each field, RFC 9113 section 6.5.2): some
+/// 20 times what a pool connection needs.
+pub const H2_HEADER_LIST_SIZE_MAX: usize = 16 * 1024;
+
+/// The same as it comes, compressed (bytes): compression makes smaller, so a block that is larger
+/// than the list may be is one for nothing.
+pub const H2_HEADER_BLOCK_SIZE_MAX: usize = 32 * 1024;
+const _: () = assert!(H2_HEADER_BLOCK_SIZE_MAX >= H2_FRAME_SIZE_MAX);
+
+/// CONTINUATION frames of one block, empty ones among them (CVE-2024-27316): two full ones hold
+/// the largest block.
+pub const H2_CONTINUATIONS_MAX: u32 = 8;
+
+/// Interim responses to one request.
+pub const H2_INTERIM_RESPONSES_MAX: usize = 8;
+
+/// Pings of ours whose answers are waited for.
+pub const H2_PINGS_MAX: usize = 16;
+
+/// Streams that end by a reset of the peer, or of ours for its mistakes, in a burst (rapid reset,
+/// CVE-2023-44487; CVE-2025-8671), besides two for each stream that may be open: a pool that is
+/// flushed resets all its streams at once.
+pub const H2_RESETS_BURST: u32 = 1000;
+/// The same each second: three times as many as visitors come to a busy tunnel, should all of them
+/// leave at once.
+pub const H2_RESETS_PER_SECOND: u32 = 250;
+
+/// A reset counts for one divided by this when the stream had been answered: 1.x programs end each
+/// visit that way, and a visit cost its peer as much as us.
+pub const H2_ANSWERED_RESETS_FACTOR: u32 = 10;
+
+/// SETTINGS frames in a burst (CVE-2019-9515); programs send one, some a few to tune windows.
+pub const H2_SETTINGS_BURST: u32 = 64;
+/// The same each second.
+pub const H2_SETTINGS_PER_SECOND: u32 = 4;
+
+/// PING frames in a burst (CVE-2019-9512).
+pub const H2_PINGS_BURST: u32 = 1000;
+/// The same each second; programs were seen to send one.
+pub const H2_PINGS_PER_SECOND: u32 = 100;
+
+/// Frames without any effect in a burst, besides two for each stream that may be open: data
+/// without a byte (CVE-2019-9518), priorities (CVE-2019-9513), types unknown, late GOAWAY.
+pub const H2_EMPTY_FRAMES_BURST: u32 = 1000;
+/// The same each second.
+pub const H2_EMPTY_FRAMES_PER_SECOND: u32 = 100;
+
+/// WINDOW_UPDATE frames in a burst (CVE-2019-9511, CVE-2019-9517), besides those that data account
+/// for.
+pub const H2_UPDATES_BURST: u32 = 10_000;
+/// The same each second.
+pub const H2_UPDATES_PER_SECOND: u32 = 100;
+/// WINDOW_UPDATE frames that a frame of data accounts for, unless a tiny window made it small.
+pub const H2_UPDATES_PER_FRAME: u32 = 4;
+/// Bytes of data that account for one more: programs send two for each 4 KiB.
+pub const H2_UPDATE_DATA_SIZE: usize = 1024;
+
 // Command line
 
 /// How long the URL may take to come on standard input.
 pub const STDIN_TIMEOUT: Duration = Duration::from_secs(60);
+
+// Many streams over one connection
+
+/// Events that a mux thread takes at once.
+pub const MUX_EVENTS_MAX: usize = 256;
+
+/// Streams that move their bytes before a mux thread looks at its transport again.
+pub const MUX_STEPS_MAX: usize = 64;
+
+/// Bytes that a mux thread takes from its transport before the streams get their turn: what they
+/// do not take at once stays in memory.
+pub const MUX_RECEIVE_SIZE_MAX: usize = 256 * 1024;
+
+/// At the end of a connection of many streams: how long its last bytes may take to leave.
+pub const MUX_FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often one who waits for the answer to a stream looks whether he is still wanted.
+pub const MUX_ANSWER_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Pause before a stream is asked for again, when too much waits to be sent.
+pub const MUX_BUSY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Connections that may be lost one after another while one stream is asked for.
+pub const MUX_LINES_LOST_MAX: u32 = 2;
+
+/// Most connections of one session that carry many streams each: with the 250 streams that
+/// programs of the 1.x line allow on each, enough for 16,000 visitors.
+pub const MUX_LINES_MAX: usize = 64;
+
+/// Bytes that the kernel keeps beside what is on its way: more would only keep what comes later
+/// from leaving, such as pings.
+pub const HTTP2_UNSENT_SIZE_MAX: u32 = 128 * 1024;
+
+/// Bytes that are taken from TLS at once for HTTP/2.
+pub const HTTP2_RECEIVE_SIZE: usize = 64 * 1024;
+
+/// Least stack of a thread that carries many streams (bytes): it opens sessions as well.
+pub const MUX_STACK_SIZE_MIN: usize = 256 * 1024;
+
+/// Bytes of HTTP/2 that a caller may send before he shows that he belongs to a session.
+pub const CALLER_HTTP2_SIZE_MAX: usize = 64 * 1024;

@@ -5,6 +5,8 @@ pub mod datagram;
 pub mod dns;
 pub mod fingerprint;
 pub mod first_bytes;
+#[cfg(feature = "http2")]
+pub mod h2;
 pub mod handshake;
 pub mod key;
 pub mod offer;

@@ -1,0 +1,3 @@
+//! HTTP/2 without sockets.
+
+pub mod hpack;
