@@ -11,7 +11,8 @@
 #   make install    into DESTDIR and PREFIX
 #   make clean      remove what was built
 #
-# demo, check and bench install the Debian packages they need when something is missing.
+# demo, check, test and bench install the Debian packages they need when something is missing;
+# check and test also fetch what is in tests/peers/requirements.txt, into the folder of the build.
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -22,6 +23,8 @@ TEST_THREADS ?= 4
 
 BUILD = $(or $(CARGO_TARGET_DIR),target)
 BINARY = $(BUILD)/release/nodepass
+# Where the tests look for it.
+PYTHON = $(BUILD)/python
 MANUAL = man/nodepass.1
 NEED = scripts/need.sh
 LINK_HELPER = $(abspath $(BUILD))/bench/delaylink
@@ -47,9 +50,17 @@ lint:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps
 	$(if $(wildcard $(MANUAL)),mandoc -T lint -W warning $(MANUAL))
 
-test:
-	@$(NEED) cargo gcc
+test: $(PYTHON)/made
+	@$(NEED) cargo gcc curl nginx
 	$(CARGO) test --lib --test main -- --test-threads=$(TEST_THREADS)
+
+# An interpreter of their own for the peers that the tests play in Python.
+$(PYTHON)/made: tests/peers/requirements.txt
+	@$(NEED) python3 python3-venv
+	rm -rf $(PYTHON)
+	python3 -m venv $(PYTHON)
+	$(PYTHON)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
 
 static:
 	@$(NEED) cargo gcc readelf

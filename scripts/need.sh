@@ -17,9 +17,18 @@ package_of() {
     esac
 }
 
+# Whether it is there already.
+has() {
+    case $1 in
+    # No command, but a module that Debian packs apart from the rest.
+    python3-venv) python3 -c 'import ensurepip, venv' >/dev/null 2>&1 ;;
+    *) command -v "$1" >/dev/null 2>&1 ;;
+    esac
+}
+
 packages=
 for command in "$@"; do
-    if command -v "$command" >/dev/null 2>&1; then
+    if has "$command"; then
         continue
     fi
     if [ "$command" = cargo ]; then
@@ -49,7 +58,8 @@ echo "installing:$packages"
 # The list of packages is meant to be split into words.
 # shellcheck disable=SC2086
 if ! { $as_root apt-get update -qq &&
-    $as_root env DEBIAN_FRONTEND=noninteractive \
+    # The run level keeps a service from being started: it is the command that is wanted.
+    $as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
         apt-get install -y -qq --no-install-recommends $packages; } >"$log" 2>&1; then
     cat "$log" >&2
     echo "could not install:$packages. Please install them and try again." >&2

@@ -4,6 +4,14 @@
     clippy::unwrap_used,
     reason = "a failed step of a test is a failed test"
 )]
+#![cfg_attr(
+    not(all(feature = "http2", feature = "tls", feature = "websocket")),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "what only the cases of a feature need"
+    )
+)]
 
 mod cases;
 mod documents;

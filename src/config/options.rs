@@ -212,8 +212,9 @@ pub static OPTIONS: &[OptionSpec] = &[
         cores: SERVER,
         default: "0",
         values: "0 (TCP), 1 (QUIC), 2 (WebSocket) or 3 (HTTP/2)",
-        meaning: "what pool connections are made of; the client is told. 1 and 3 need TLS and \
-                  turn tls=0 into tls=1. This version runs 0 alone",
+        meaning: "what carries visitors between the two ends; the client is told. 0 and 2 take a \
+                  connection for each, 2 passes web proxies, 3 takes one for all. 1 and 3 need TLS \
+                  and turn tls=0 into tls=1; 1 does not run in this version",
         apply: |options, text| value_of(TRANSPORTS, text).map(|value| options.transport = value),
         show: |options| Some(word_of(TRANSPORTS, options.transport)),
     },

@@ -42,8 +42,12 @@ ms, s, m, h) or 0.
 
 /// The optional parts that are built in, by the names of their cargo features.
 pub const FEATURES: &[&str] = &[
+    #[cfg(feature = "http2")]
+    "http2",
     #[cfg(feature = "tls")]
     "tls",
+    #[cfg(feature = "websocket")]
+    "websocket",
 ];
 
 /// The line that `--version` prints.

@@ -7,8 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use super::patient::Patience;
-pub use super::stream::BoxedStream;
-use super::stream::{PlainStream, Stream};
+use super::stream::{BoxedStream, PlainStream, Stream};
 use crate::wire::fingerprint::Fingerprint;
 use crate::wire::offer::TlsMode;
 
@@ -29,6 +28,9 @@ pub enum CoverError {
     /// The server's own certificate cannot be used.
     #[cfg(feature = "tls")]
     Certificate(CertificateError),
+    /// The peer offers a protocol that needs TLS, without it.
+    #[cfg(feature = "http2")]
+    NoTls,
     /// A certificate needs files, and the URL does not name both.
     NoFiles,
 }
@@ -89,34 +91,39 @@ pub enum Wants {
 }
 
 impl ClientCover {
-    /// Returns what `tls` asks for; `server_name` is a name, or an address.
+    /// Returns what `tls` asks for; `server_name` is a name, or an address. `protocols` are those
+    /// to agree on inside (ALPN), the best first.
     ///
     /// Errors: TLS was left out, or the system's roots cannot be read.
     #[cfg_attr(not(feature = "tls"), allow(clippy::needless_pass_by_value))]
-    pub fn new(tls: TlsMode, server_name: String) -> Result<Self, CoverError> {
+    pub fn new(tls: TlsMode, server_name: String, protocols: &[&[u8]]) -> Result<Self, CoverError> {
         match tls {
             TlsMode::Plain => Ok(Self::Nothing),
-            TlsMode::SelfSigned => Self::tls(Accepts::Anyone, server_name),
-            TlsMode::Verified => Self::tls(Accepts::Verified, server_name),
+            TlsMode::SelfSigned => Self::tls(Accepts::Anyone, server_name, protocols),
+            TlsMode::Verified => Self::tls(Accepts::Verified, server_name, protocols),
         }
     }
 
-    /// Returns TLS with a server called `server_name`.
+    /// Returns TLS with a server called `server_name`, to speak one of `protocols` inside.
     ///
     /// Errors: TLS was left out, or the system's roots cannot be read.
     #[cfg(feature = "tls")]
-    pub fn tls(accepts: Accepts, server_name: String) -> Result<Self, CoverError> {
+    pub fn tls(
+        accepts: Accepts,
+        server_name: String,
+        protocols: &[&[u8]],
+    ) -> Result<Self, CoverError> {
         let trust = match accepts {
             Accepts::Anyone => Trust::Any,
             Accepts::Verified => Trust::System,
         };
-        let tls = ClientTls::new(trust, &[]).map_err(CoverError::Tls)?;
+        let tls = ClientTls::new(trust, protocols).map_err(CoverError::Tls)?;
         Ok(Self::Tls { tls, server_name })
     }
 
     /// Returns an error: TLS was left out.
     #[cfg(not(feature = "tls"))]
-    pub fn tls(_: Accepts, _: String) -> Result<Self, CoverError> {
+    pub fn tls(_: Accepts, _: String, _: &[&[u8]]) -> Result<Self, CoverError> {
         Err(CoverError::NotBuilt)
     }
 
@@ -136,20 +143,47 @@ impl ClientCover {
             }
             #[cfg(feature = "tls")]
             Self::Tls { tls, server_name } => {
-                let mut stream =
-                    TlsStream::connect(socket, tls, Some(server_name)).map_err(CoverError::Tls)?;
-                stream
-                    .handshake(patience.deadline, patience.stop)
-                    .map_err(CoverError::Tls)?;
-                let fingerprint = stream.peer_fingerprint();
+                let (stream, fingerprint) = put_on_tls(socket, tls, server_name, patience)?;
                 Ok((Box::new(stream), fingerprint))
             }
         }
     }
+
+    /// Covers a connection by TLS, for a protocol that needs it.
+    ///
+    /// Blocks: until the handshake is done, as long as `patience` has it.
+    /// Errors: as of [`ClientCover::put_on`]; this is no TLS.
+    #[cfg(feature = "http2")]
+    pub fn put_on_tls(
+        &self,
+        socket: PlainStream,
+        patience: Patience<'_>,
+    ) -> Result<(TlsStream, Option<Fingerprint>), CoverError> {
+        match self {
+            Self::Nothing => Err(CoverError::NoTls),
+            Self::Tls { tls, server_name } => put_on_tls(socket, tls, server_name, patience),
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+fn put_on_tls(
+    socket: PlainStream,
+    tls: &ClientTls,
+    server_name: &str,
+    patience: Patience<'_>,
+) -> Result<(TlsStream, Option<Fingerprint>), CoverError> {
+    let mut stream = TlsStream::connect(socket, tls, Some(server_name)).map_err(CoverError::Tls)?;
+    stream
+        .handshake(patience.deadline, patience.stop)
+        .map_err(CoverError::Tls)?;
+    let fingerprint = stream.peer_fingerprint();
+    Ok((stream, fingerprint))
 }
 
 impl ServerCover {
-    /// Returns what `tls` asks for, with a new certificate or the one in the files.
+    /// Returns what `tls` asks for, with a new certificate or the one in the files. `protocols`
+    /// are those to agree on inside (ALPN), the best first.
     ///
     /// Errors: TLS was left out; the files are not named, or cannot be used.
     #[cfg(feature = "tls")]
@@ -157,13 +191,14 @@ impl ServerCover {
         tls: TlsMode,
         certificate_file: Option<&Path>,
         key_file: Option<&Path>,
+        protocols: &[&[u8]],
     ) -> Result<Self, CoverError> {
         let certificates = match tls {
             TlsMode::Plain => return Ok(Self::Nothing),
-            TlsMode::SelfSigned => Certificates::self_signed(&[]),
+            TlsMode::SelfSigned => Certificates::self_signed(protocols),
             TlsMode::Verified => {
                 let files = certificate_file.zip(key_file).ok_or(CoverError::NoFiles)?;
-                Certificates::from_files(files.0, files.1, &[])
+                Certificates::from_files(files.0, files.1, protocols)
             }
         };
         certificates.map(Self::Tls).map_err(CoverError::Certificate)
@@ -175,6 +210,7 @@ impl ServerCover {
         tls: TlsMode,
         certificate_file: Option<&Path>,
         key_file: Option<&Path>,
+        _: &[&[u8]],
     ) -> Result<Self, CoverError> {
         let has_files = certificate_file.is_some() && key_file.is_some();
         match tls {
@@ -257,6 +293,15 @@ impl Arriving {
         }
     }
 
+    /// Returns the protocol that both ends have agreed on, if any (ALPN).
+    #[cfg(feature = "http2")]
+    pub fn protocol(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.protocol(),
+        }
+    }
+
     /// Returns the descriptor to wait for.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         match self {
@@ -294,6 +339,8 @@ impl CoverError {
             // "At start a missing or unusable file is an error": options.md, crt and key.
             #[cfg(feature = "tls")]
             Self::Certificate(_) => false,
+            #[cfg(feature = "http2")]
+            Self::NoTls => true,
             #[cfg(not(feature = "tls"))]
             Self::NotBuilt => false,
             Self::NoFiles => false,
@@ -321,6 +368,8 @@ impl fmt::Display for CoverError {
             Self::Tls(error) => write!(f, "{error}"),
             #[cfg(feature = "tls")]
             Self::Certificate(error) => write!(f, "{error}"),
+            #[cfg(feature = "http2")]
+            Self::NoTls => f.write_str("the server offers type=3 without TLS, which it needs"),
             Self::NoFiles => f.write_str("tls=2 needs certificate and key: options crt and key"),
         }
     }

@@ -75,11 +75,14 @@ impl DatagramStream {
     /// Takes over a stream for datagrams of up to `size_max` bytes. What waits is counted in
     /// `backlog`.
     pub fn new(
-        stream: BoxedStream,
+        mut stream: BoxedStream,
         framing: Framing,
         size_max: usize,
         backlog: &Arc<Backlog>,
     ) -> Self {
+        if framing == Framing::Raw {
+            stream.keep_messages();
+        }
         Self {
             stream,
             framing,

@@ -8,6 +8,7 @@ pub mod datagram_stream;
 pub mod dial;
 pub mod listen;
 pub mod meter;
+pub mod mux;
 pub mod name_server;
 pub mod patient;
 pub mod race;
@@ -18,3 +19,5 @@ pub mod stream;
 pub mod targets;
 #[cfg(feature = "tls")]
 pub mod tls;
+#[cfg(feature = "websocket")]
+pub mod web_socket;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::stream::Stream;
+use super::stream::{Stream, is_passing};
 use crate::runtime::event::{Event, timespec};
 
 /// How long to wait, and for whom not.
@@ -81,14 +81,16 @@ impl<'a> Patience<'a> {
         stream: &dyn Stream,
         events: PollFlags,
     ) -> io::Result<()> {
-        match error.kind() {
-            io::ErrorKind::WouldBlock => {}
-            io::ErrorKind::Interrupted => return Ok(()),
-            _ => return Err(error),
+        if !is_passing(&error) {
+            return Err(error);
         }
         let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
+        }
+        // There is more to read, which no poll tells; a flood of nothing must not go on for ever.
+        if error.kind() == io::ErrorKind::Interrupted && !self.stop.is_raised() {
+            return Ok(());
         }
         let mut set = [
             PollFd::from_borrowed_fd(stream.descriptor(), events),

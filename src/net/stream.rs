@@ -70,6 +70,20 @@ pub trait Stream {
     fn is_plain(&self) -> bool {
         false
     }
+
+    /// From now on a read gives bytes of one message only, where the stream is made of messages.
+    fn keep_messages(&mut self) {}
+
+    /// Returns whether the other end, which has ended its direction, has left altogether; `None`
+    /// where it has not ended, or where the descriptor tells.
+    fn has_left(&mut self) -> Option<bool> {
+        None
+    }
+
+    /// Returns whether one direction can end without the other one.
+    fn has_half_close(&self) -> bool {
+        true
+    }
 }
 
 /// A byte stream that any thread may take over.

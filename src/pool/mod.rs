@@ -4,21 +4,28 @@
 //! |---|---|
 //! | [`shelf`] | the idle ones by id, and orders that wait for one; pure |
 //! | [`pacing`] | how many, and how fast; pure |
-//! | [`tcp`] | makes one over TCP, the client's side |
+//! | [`carrier`] | what one is carried by |
+//! | [`connector`] | makes them, the client's side: [`tcp`], `web_socket`, `http2` |
 //!
 //! A [`Pool`] is what both ends of a session have of it. The end that visitors come to takes
 //! whichever is next, the other end the one that a signal names.
 
+mod carrier;
+pub mod connector;
+#[cfg(feature = "http2")]
+pub mod http2;
 pub mod pacing;
 pub mod shelf;
 pub mod tcp;
+#[cfg(feature = "websocket")]
+pub mod web_socket;
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+pub use self::carrier::{Carrier, refuse};
 use self::shelf::{Claim, Put, Shelf};
 use crate::limits::RETIREMENT;
-use crate::net::cover::BoxedStream;
 use crate::net::stream::Condition;
 use crate::runtime::threads::lock;
 use crate::wire::fingerprint::Fingerprint;
@@ -27,7 +34,7 @@ use crate::wire::signal::PoolId;
 /// One connection of a pool: open, its handshake done, its id known to both ends.
 pub struct PoolConnection {
     /// The bytes.
-    pub stream: BoxedStream,
+    pub carrier: Carrier,
     /// Of the certificate that the server showed on it, at the client.
     pub fingerprint: Option<Fingerprint>,
     /// When its end was seen while it was idle.
@@ -36,9 +43,9 @@ pub struct PoolConnection {
 
 impl PoolConnection {
     /// Takes a connection that has just been made.
-    pub fn new(stream: BoxedStream, fingerprint: Option<Fingerprint>) -> Self {
+    pub fn new(carrier: Carrier, fingerprint: Option<Fingerprint>) -> Self {
         Self {
-            stream,
+            carrier,
             fingerprint,
             ended_at: None,
         }
@@ -91,7 +98,8 @@ impl<O> Pool<O> {
         let state = lock(&self.state);
         // A peer that has connections retired over and over must not fill this side with them.
         let is_crowded = state.shelf.total_count() >= self.idle_max.saturating_mul(2);
-        !state.is_closed && !is_crowded && state.shelf.idle_count() < self.idle_max
+        let alive_count = state.shelf.idle_count().saturating_sub(state.ended_count);
+        !state.is_closed && !is_crowded && alive_count < self.idle_max
     }
 
     /// Takes the idle connection that has been here longest and is still alive.
@@ -105,7 +113,7 @@ impl<O> Pool<O> {
             let Some((id, mut connection)) = state.shelf.take_next() else {
                 break None;
             };
-            if connection.stream.check() == Condition::Silent {
+            if connection.carrier.check() == Condition::Silent {
                 break Some((id, connection));
             }
             over.push(connection);
@@ -171,7 +179,7 @@ impl<O> Pool<O> {
     pub fn tend(&self, now: Instant, grace: Duration) -> Vec<(PoolId, O)> {
         let mut state = lock(&self.state);
         let is_over = |connection: &mut PoolConnection| {
-            if connection.stream.check() != Condition::Ended {
+            if connection.carrier.check() != Condition::Ended {
                 return false;
             }
             let ended_at = *connection.ended_at.get_or_insert(now);
@@ -213,7 +221,7 @@ mod tests {
         let (stream, peer) = connected();
         let pool: Pool<()> = Pool::new(8, 8);
         let (id, now) = (PoolId([1; 4]), Instant::now());
-        let connection = PoolConnection::new(Box::new(stream), None);
+        let connection = PoolConnection::new(Carrier::Stream(Box::new(stream)), None);
         assert!(matches!(pool.put(id, connection), Put::Shelved));
         assert_eq!(pool.idle_count(), 1);
         peer.socket().shutdown(Shutdown::Write).unwrap();
@@ -227,7 +235,7 @@ mod tests {
         let (stream, peer) = connected();
         let pool: Pool<()> = Pool::new(8, 8);
         let (id, now) = (PoolId([1; 4]), Instant::now());
-        let connection = PoolConnection::new(Box::new(stream), None);
+        let connection = PoolConnection::new(Carrier::Stream(Box::new(stream)), None);
         assert!(matches!(pool.put(id, connection), Put::Shelved));
         drop(peer);
         pool.tend(now, Duration::from_secs(5));

@@ -11,15 +11,18 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::PoolConnection;
+use super::{Carrier, PoolConnection};
 use crate::net::cover::{ClientCover, CoverError};
 use crate::net::patient::Patience;
 use crate::net::race;
+use crate::net::stream::BoxedStream;
 use crate::runtime::event::Event;
 use crate::runtime::threads::lock;
 use crate::wire::fingerprint::Fingerprint;
+#[cfg(feature = "websocket")]
+use crate::wire::handshake::upgrade::UpgradeError;
 use crate::wire::signal::PoolId;
-use crate::wire::ticket::TicketIssuer;
+use crate::wire::ticket::{Ticket, TicketIssuer};
 
 /// Makes the pool connections of one session.
 pub struct TcpConnector {
@@ -59,6 +62,15 @@ pub enum OpenError {
         /// What it is.
         shown: Option<Fingerprint>,
     },
+    /// The server does not speak HTTP/2 inside TLS.
+    #[cfg(feature = "http2")]
+    NotHttp2,
+    /// The server, or something in between, does not speak WebSocket as it should.
+    #[cfg(feature = "websocket")]
+    Upgrade(UpgradeError),
+    /// The system has no random bytes.
+    #[cfg(feature = "websocket")]
+    Random(io::Error),
     /// The server gave no id.
     NoId(io::Error),
 }
@@ -70,37 +82,70 @@ impl TcpConnector {
     /// id; hardly longer than until `stop`.
     /// Errors: what [`OpenError`] lists.
     pub fn open(&self, stop: &Event) -> Result<(PoolId, PoolConnection), OpenError> {
-        let deadline = Instant::now() + self.dial_timeout;
-        let socket = race::connect(self.address, deadline, stop).map_err(OpenError::Connect)?;
-        let patience = || Patience::new(self.handshake_timeout, stop);
-        let (mut stream, fingerprint) = self
-            .cover
-            .put_on(socket, patience())
-            .map_err(OpenError::Cover)?;
-        if let Some(pinned) = self.pinned
-            && fingerprint != Some(pinned)
-        {
-            return Err(OpenError::Certificate {
-                pinned,
-                shown: fingerprint,
-            });
-        }
-        if let Opening::Ticket(issuer) = &self.opening {
-            let preface = lock(issuer).issue().encode_preface();
-            patience()
-                .write_all(&mut *stream, &preface)
+        let (mut stream, fingerprint) = self.connect(stop)?;
+        if let Some(ticket) = self.ticket() {
+            self.patience(stop)
+                .write_all(&mut *stream, &ticket.encode_preface())
                 .map_err(OpenError::NoId)?;
         }
+        self.take_id(stream, fingerprint, stop)
+    }
+
+    /// Makes a connection that has said nothing yet; returns with it the certificate of the server.
+    pub(super) fn connect(
+        &self,
+        stop: &Event,
+    ) -> Result<(BoxedStream, Option<Fingerprint>), OpenError> {
+        let deadline = Instant::now() + self.dial_timeout;
+        let socket = race::connect(self.address, deadline, stop).map_err(OpenError::Connect)?;
+        let covered = self.cover.put_on(socket, self.patience(stop));
+        let (stream, fingerprint) = covered.map_err(OpenError::Cover)?;
+        OpenError::require_pinned(self.pinned, fingerprint)?;
+        Ok((stream, fingerprint))
+    }
+
+    /// Takes the id, which is what the server says first.
+    pub(super) fn take_id(
+        &self,
+        mut stream: BoxedStream,
+        fingerprint: Option<Fingerprint>,
+        stop: &Event,
+    ) -> Result<(PoolId, PoolConnection), OpenError> {
         let mut id = [0; 4];
-        patience()
+        self.patience(stop)
             .read_exact(&mut *stream, &mut id)
             .map_err(OpenError::NoId)?;
         stream.rest();
-        Ok((PoolId(id), PoolConnection::new(stream, fingerprint)))
+        let carrier = Carrier::Stream(stream);
+        Ok((PoolId(id), PoolConnection::new(carrier, fingerprint)))
+    }
+
+    /// Returns the ticket of the next connection, if it has one.
+    pub(super) fn ticket(&self) -> Option<Ticket> {
+        match &self.opening {
+            Opening::Silence => None,
+            Opening::Ticket(issuer) => Some(lock(issuer).issue()),
+        }
+    }
+
+    /// Returns the patience with one step.
+    pub(super) fn patience<'a>(&self, stop: &'a Event) -> Patience<'a> {
+        Patience::new(self.handshake_timeout, stop)
     }
 }
 
 impl OpenError {
+    /// Returns an error unless the certificate that was shown is the one that has to be.
+    pub(super) fn require_pinned(
+        pinned: Option<Fingerprint>,
+        shown: Option<Fingerprint>,
+    ) -> Result<(), Self> {
+        match pinned {
+            Some(pinned) if shown != Some(pinned) => Err(Self::Certificate { pinned, shown }),
+            _ => Ok(()),
+        }
+    }
+
     /// Returns whether the server may have no place for one more now.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::NoId(error) if error.kind() == io::ErrorKind::UnexpectedEof)
@@ -120,6 +165,14 @@ impl fmt::Display for OpenError {
                 }
                 f.write_str("; someone may be in between")
             }
+            #[cfg(feature = "http2")]
+            Self::NotHttp2 => f.write_str(
+                "the server did not agree on HTTP/2 (ALPN h2); something in between may end TLS",
+            ),
+            #[cfg(feature = "websocket")]
+            Self::Upgrade(error) => write!(f, "the server does not take up WebSocket: {error}"),
+            #[cfg(feature = "websocket")]
+            Self::Random(error) => write!(f, "the system has no random bytes: {error}"),
             Self::NoId(error) => match error.kind() {
                 io::ErrorKind::UnexpectedEof => f.write_str(
                     "the server closed a pool connection instead of giving it an id; its 'max' \

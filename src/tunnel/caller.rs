@@ -11,15 +11,23 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::EventFlags;
 use rustix::net::RecvFlags;
 
+#[cfg(feature = "http2")]
+use crate::limits::CALLER_HTTP2_SIZE_MAX;
 use crate::limits::{
     CALLER_DISCARD_SIZE_MAX, CALLER_LINGER_TIMEOUT, CALLER_PLACE_INTERVAL, CALLER_PLACE_TIMEOUT,
     CALLER_REQUESTS_MAX, CALLER_ROUNDS_MAX, HANDSHAKE_HEAD_SIZE_MAX,
 };
-use crate::net::cover::{Arriving, BoxedStream, CoverError, ServerCover, Wants};
-use crate::net::stream::{PlainStream, is_passing};
+use crate::net::cover::{Arriving, CoverError, ServerCover, Wants};
+#[cfg(feature = "http2")]
+use crate::net::mux::http2::Http2;
+#[cfg(feature = "http2")]
+use crate::net::mux::{MuxEvent, Transport};
+use crate::net::stream::{BoxedStream, PlainStream, is_passing};
+#[cfg(feature = "http2")]
+use crate::wire::alpn::H2;
 use crate::wire::first_bytes::{Grace, Opening, recognise_opening};
 pub use crate::wire::handshake::server::Request;
-use crate::wire::handshake::server::{Refusal, decode_request};
+use crate::wire::handshake::server::{Refusal, Upgrade, decode_request};
 use crate::wire::ticket::{PREFACE_SIZE, Ticket};
 
 /// The record type of a TLS handshake (RFC 8446 section 5.1).
@@ -30,6 +38,11 @@ const LINE_IS_THERE: &str = "whoever takes it puts it back or ends the caller";
 /// A caller.
 pub struct Caller {
     arriving: Option<Arriving>,
+    /// What he asks for as a WebSocket.
+    upgrade: Option<Upgrade>,
+    /// What `arriving` has become, if it is a connection for many.
+    #[cfg(feature = "http2")]
+    http2: Option<Box<Http2>>,
     address: SocketAddr,
     stage: Stage,
     /// What he has said and nobody has taken.
@@ -68,8 +81,13 @@ enum Stage {
     Request,
     /// He sends a ticket.
     Ticket,
+    /// He is a WebSocket.
+    Upgrade,
     /// He is told something, not before this time, and then goes on or not.
     Answer { at: Option<Instant>, is_last: bool },
+    /// He speaks HTTP/2.
+    #[cfg(feature = "http2")]
+    Http2,
     /// He has been told all, and should hang up first.
     Leaving,
 }
@@ -84,6 +102,11 @@ pub enum Step {
     Refused(Refusal),
     /// He is a pool connection; a native one has a ticket.
     Joins(Option<Ticket>),
+    /// He is one over WebSocket.
+    Upgrades(Upgrade),
+    /// He is a connection for many pool connections, the first of which shows this.
+    #[cfg(feature = "http2")]
+    Multiplexes(Option<Ticket>),
     /// That was all.
     Done(Why),
 }
@@ -110,6 +133,9 @@ impl Caller {
         let of_plain = silence.filter(|silence| !silence.is_covered);
         Self {
             arriving: Some(Arriving::Plain(PlainStream::new(socket))),
+            upgrade: None,
+            #[cfg(feature = "http2")]
+            http2: None,
             address,
             stage: Stage::New,
             input: Vec::new(),
@@ -146,6 +172,10 @@ impl Caller {
 
     /// The descriptor to watch.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
+        #[cfg(feature = "http2")]
+        if let Some(http2) = &self.http2 {
+            return http2.descriptor();
+        }
         let arriving = self.arriving.as_ref();
         arriving.expect(LINE_IS_THERE).descriptor()
     }
@@ -155,6 +185,18 @@ impl Caller {
         let arriving = self.arriving.expect(LINE_IS_THERE);
         let is_covered = arriving.is_covered();
         (arriving.into_stream(), is_covered)
+    }
+
+    /// Takes what he has said and nobody has taken.
+    #[cfg(feature = "websocket")]
+    pub fn take_input(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.input)
+    }
+
+    /// Gives a connection for many away.
+    #[cfg(feature = "http2")]
+    pub fn into_http2(self) -> Option<Http2> {
+        self.http2.map(|http2| *http2)
     }
 
     /// Tells him something at once, after which he may go on.
@@ -221,6 +263,13 @@ impl Caller {
                     Some(_) => self.stage = Stage::Opening,
                 },
                 Stage::Cover => match self.arriving().advance().map_err(Why::Cover)? {
+                    #[cfg(feature = "http2")]
+                    Wants::Nothing if self.arriving().protocol() == Some(H2) => {
+                        if let Some(Arriving::Tls(tls)) = self.arriving.take() {
+                            self.http2 = Some(Box::new(Http2::server(*tls)));
+                        }
+                        self.stage = Stage::Http2;
+                    }
                     Wants::Nothing => {
                         self.stage = Stage::Opening;
                         let inside = self.silence.filter(|silence| silence.is_covered);
@@ -258,7 +307,11 @@ impl Caller {
                             return Err(Why::TooMuch);
                         }
                         self.input.drain(..size);
-                        return Ok(Step::Asks(request));
+                        let Request::WebSocket(upgrade) = request else {
+                            return Ok(Step::Asks(request));
+                        };
+                        self.upgrade = Some(upgrade);
+                        self.stage = Stage::Upgrade;
                     }
                     Ok(None) if self.read(HANDSHAKE_HEAD_SIZE_MAX)? => {}
                     Ok(None) => return Ok(self.wait(EventFlags::IN)),
@@ -284,6 +337,13 @@ impl Caller {
                         self.deadline = self.deadline.min(now + CALLER_LINGER_TIMEOUT);
                     }
                 }
+                Stage::Upgrade => {
+                    // He is asked again while he waits for a place.
+                    let upgrade = self.upgrade.clone().ok_or(Why::NotOurs)?;
+                    return Ok(Step::Upgrades(upgrade));
+                }
+                #[cfg(feature = "http2")]
+                Stage::Http2 => return self.go_on_http2(now),
                 Stage::Leaving => {
                     // A connection that is closed with something unread is reset, and then what
                     // he was told may not reach him.
@@ -303,6 +363,35 @@ impl Caller {
             until: now,
             flags: EventFlags::IN,
         })
+    }
+
+    /// Goes on until the first pool connection of many comes.
+    #[cfg(feature = "http2")]
+    fn go_on_http2(&mut self, now: Instant) -> Result<Step, Why> {
+        let deadline = self.deadline;
+        let http2 = self.http2.as_mut().expect(LINE_IS_THERE);
+        let has_more = http2.receive(now).map_err(Why::Broke)?;
+        while let Some(event) = http2.next_event() {
+            if let MuxEvent::Arrived(key, ticket) = event {
+                http2.put_back(MuxEvent::Arrived(key, ticket.clone()));
+                return Ok(Step::Multiplexes(ticket));
+            }
+        }
+        let is_too_much = http2.strange_count() > CALLER_REQUESTS_MAX
+            || http2.received_size() > CALLER_HTTP2_SIZE_MAX;
+        if is_too_much {
+            http2.close();
+        }
+        http2.send().map_err(Why::Broke)?;
+        if is_too_much {
+            return Err(Why::TooMuch);
+        }
+        http2.sleep();
+        let mut flags = EventFlags::IN;
+        flags.set(EventFlags::OUT, http2.holds_unsent());
+        // Others get their turn first.
+        let until = if has_more { now } else { deadline };
+        Ok(Step::Wait { until, flags })
     }
 
     fn arriving(&mut self) -> &mut Arriving {

@@ -19,6 +19,8 @@ use super::entry::{self, Way};
 use super::exit::Exit;
 use super::greeting::{Greeted, Greeting, GreetingError};
 use super::instance::Instance;
+#[cfg(feature = "http2")]
+use super::mux_thread;
 use super::report::Gauge;
 use super::running::{Duty, Running, Threads};
 use super::session::{Dialect, Session, Surroundings, Terms};
@@ -27,16 +29,25 @@ use super::udp_exit::UdpExit;
 use super::warm_up::WarmUp;
 use crate::config::{Address, Config, Host, TlsMode, Transport};
 use crate::limits::{STOP_TIMEOUT, TEND_INTERVAL, WARM_UP_THREADS_MAX, WEB_TLS_PORT};
-use crate::net::cover::{ClientCover, CoverError};
+use crate::net::cover::{Accepts, ClientCover, CoverError};
 use crate::net::dial::{DialError, Dialer};
 use crate::net::listen::{ListenError, Listeners, Protocols};
 use crate::net::race::Watch;
 use crate::net::stream::PlainStream;
 use crate::net::targets::Targets;
+#[cfg(feature = "websocket")]
+use crate::net::web_socket::Ends;
+use crate::pool::connector::{Connector, is_built};
+#[cfg(feature = "http2")]
+use crate::pool::http2::Http2Connector;
 use crate::pool::pacing::Bounds;
 use crate::pool::tcp::{OpenError, Opening, TcpConnector};
+#[cfg(feature = "websocket")]
+use crate::pool::web_socket::WebSocketConnector;
 use crate::runtime::event::wait_for_any;
 use crate::runtime::threads::Crew;
+#[cfg(feature = "http2")]
+use crate::wire::alpn::H2;
 use crate::wire::fingerprint::Fingerprint;
 use crate::wire::key::{ServerKeys, TunnelKey};
 use crate::wire::offer::{Flow, Offer};
@@ -56,6 +67,9 @@ struct Client {
     warm_up_crew: Crew,
     /// The listeners for visitors have been bound.
     is_entry: bool,
+    /// The server has spoken TLS where it need not: it does so from then on, or somebody could
+    /// have the token of v1 by cutting one connection.
+    has_spoken_tls: bool,
     /// The last native session, from which it comes back.
     last_session: Option<SessionId>,
 }
@@ -127,6 +141,7 @@ pub fn start(config: &Config, instance: &Arc<Instance>) -> io::Result<Running> {
         dialer: Dialer::new(instance.resolver.clone(), targets, None, timeout),
         warm_up_crew: Crew::new("warm-up", limits.stack_size, WARM_UP_THREADS_MAX),
         is_entry: false,
+        has_spoken_tls: false,
         last_session: None,
         tunnel: tunnel.clone(),
     };
@@ -171,6 +186,7 @@ impl Client {
         // Visitors who wait for a pool connection are let go.
         self.around.sessions.close();
         self.warm_up_crew.close(STOP_TIMEOUT);
+        self.around.sessions.muxes.close(STOP_TIMEOUT);
         if !self.around.sessions.readers.close(STOP_TIMEOUT) {
             log::warn!("The session did not end in time");
         }
@@ -208,8 +224,8 @@ impl Client {
             keys: &self.keys,
             auth: instance.options.auth,
             replaces: self.last_session,
-            over_tls: self.tunnel.port == WEB_TLS_PORT,
-            has_spoken_tls: Cell::new(false),
+            over_tls: cfg!(feature = "tls") && self.tunnel.port == WEB_TLS_PORT,
+            has_spoken_tls: Cell::new(self.has_spoken_tls),
             dial_timeout: instance.limits.tcp_dial_timeout,
             handshake_timeout: instance.limits.handshake_timeout,
             stop: &instance.shutdown.drain,
@@ -217,8 +233,10 @@ impl Client {
         let greeted = greeting
             .run(stream)
             .map_err(|error| ClientError::Greeting(address, error))?;
+        let over_tls = greeting.has_spoken_tls.get();
+        self.has_spoken_tls = over_tls;
         let agreed = self.agree(greeted);
-        if agreed.offer.transport != Transport::Tcp {
+        if !is_built(agreed.offer.transport) {
             return Err(ClientError::Transport(agreed.offer.transport));
         }
         match agreed.offer.flow {
@@ -226,15 +244,13 @@ impl Client {
             Flow::Reverse if self.is_entry => return Err(ClientError::FlowChanged),
             Flow::Reverse => {}
         }
-        let cover = ClientCover::new(agreed.offer.tls, server_name);
-        let mut connector = TcpConnector {
+        let way = WayToServer {
             address,
-            opening: agreed.opening,
-            cover: cover.map_err(ClientError::Cover)?,
-            pinned: agreed.pinned,
-            dial_timeout: instance.limits.tcp_dial_timeout,
-            handshake_timeout: instance.limits.handshake_timeout,
+            server_name,
+            over_tls,
         };
+        let mut connector = self.connector(&agreed.offer, agreed.opening, way)?;
+        connector.pin(agreed.pinned);
         let (id, control) = connector
             .open(&instance.shutdown.drain)
             .map_err(|error| ClientError::Open(address, error))?;
@@ -243,7 +259,7 @@ impl Client {
         }
         if agreed.dialect == Dialect::V1 && agreed.offer.tls == TlsMode::SelfSigned {
             // One connection is checked with the server later: all have to be like that one.
-            connector.pinned = control.fingerprint;
+            connector.pin(control.fingerprint);
         }
         let terms = Terms {
             side: Side::Client,
@@ -265,8 +281,73 @@ impl Client {
         };
         let warm_up = WarmUp::new(connector, bounds, self.warm_up_crew.clone());
         let around = self.around.clone();
-        Session::start(around, terms, control.stream, agreed.codecs, Some(warm_up))
+        Session::start(around, terms, control.carrier, agreed.codecs, Some(warm_up))
             .map_err(ClientError::System)
+    }
+
+    /// Returns what makes the pool connections that the server offers.
+    fn connector(
+        &self,
+        offer: &Offer,
+        opening: Opening,
+        way: WayToServer,
+    ) -> Result<Connector, ClientError> {
+        let WayToServer {
+            address,
+            server_name,
+            ..
+        } = way;
+        let limits = &self.around.instance.limits;
+        let (dial_timeout, handshake_timeout) = (limits.tcp_dial_timeout, limits.handshake_timeout);
+        #[cfg(feature = "http2")]
+        if offer.transport == Transport::Http2 {
+            let cover = ClientCover::new(offer.tls, server_name.clone(), &[H2]);
+            let around = self.around.clone();
+            return Ok(Connector::Http2(Http2Connector {
+                address,
+                opening,
+                cover: cover.map_err(ClientError::Cover)?,
+                authority: authority_of(server_name),
+                pinned: None,
+                dial_timeout,
+                handshake_timeout,
+                launch: Box::new(move |mux| mux_thread::start(&around, mux)),
+                lines: Mutex::default(),
+            }));
+        }
+        #[cfg(feature = "websocket")]
+        let ends = match (&opening, offer.flow) {
+            (Opening::Ticket(_), _) => Ends::Each,
+            (Opening::Silence, Flow::Forward) => Ends::BothLate,
+            (Opening::Silence, Flow::Reverse) => Ends::Both,
+        };
+        #[cfg(feature = "websocket")]
+        let host = authority_of(server_name.clone());
+        let is_web = offer.transport == Transport::WebSocket;
+        let cover = if is_web && way.over_tls && offer.tls == TlsMode::Plain {
+            // It is the proxy in between that asks for TLS; what is promised is tls=0. In v1 nothing
+            // but its certificate, which was good for the handshake, says who is there.
+            let accepts = match &opening {
+                Opening::Ticket(_) => Accepts::Anyone,
+                Opening::Silence => Accepts::Verified,
+            };
+            ClientCover::tls(accepts, server_name, &[])
+        } else {
+            ClientCover::new(offer.tls, server_name, &[])
+        };
+        let tcp = TcpConnector {
+            address,
+            opening,
+            cover: cover.map_err(ClientError::Cover)?,
+            pinned: None,
+            dial_timeout,
+            handshake_timeout,
+        };
+        Ok(match offer.transport {
+            #[cfg(feature = "websocket")]
+            Transport::WebSocket => Connector::WebSocket(WebSocketConnector { tcp, host, ends }),
+            _ => Connector::Tcp(tcp),
+        })
     }
 
     /// Connects to the server, whose name is asked for each time.
@@ -333,6 +414,25 @@ impl Client {
         entry::start(instance, &self.threads, listeners, &way).map_err(ClientError::System)?;
         self.is_entry = true;
         Ok(())
+    }
+}
+
+/// How the handshake came to the server.
+struct WayToServer {
+    address: SocketAddr,
+    /// Its name, or its address.
+    server_name: String,
+    /// Inside TLS, as the port asks for.
+    over_tls: bool,
+}
+
+/// Returns a name or an address as a URL has it.
+#[cfg(any(feature = "http2", feature = "websocket"))]
+fn authority_of(server_name: String) -> String {
+    if server_name.contains(':') {
+        format!("[{server_name}]")
+    } else {
+        server_name
     }
 }
 

@@ -7,6 +7,7 @@
 //!                 ├── GET ──▶ request ──▶ answer ──▶ leaving
 //!                 │              ▲          │ challenge
 //!                 │              └──────────┘
+//!                 │              └──▶ upgrade ──▶ pool
 //!                 ├── NPC1 ─▶ ticket ──▶ pool
 //!                 └── silence ─────────▶ pool, of an address with a v1 session
 //! ```
@@ -21,28 +22,40 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventFlags};
 
 use super::caller::{Caller, Request, Silence, Step};
 use super::failures::Failures;
-use super::guests::{Guests, NotTaken, Shows};
+use super::guests::{Came, Guests, NotJoined, Shows};
+#[cfg(feature = "http2")]
+use super::mux_thread;
 use super::session::{Dialect, Surroundings, Terms};
 use super::spending::Spending;
 use crate::config::Auth;
 use crate::limits::{ACCEPT_PAUSE, CALLERS_MAX, DOORMAN_EVENTS_MAX, TEND_INTERVAL};
-use crate::net::cover::{BoxedStream, ServerCover};
+use crate::net::cover::ServerCover;
 use crate::net::listen::{Accepting, Acceptor};
+#[cfg(feature = "http2")]
+use crate::net::mux::{Mux, MuxStream, Porter};
+use crate::net::stream::BoxedStream;
+#[cfg(feature = "websocket")]
+use crate::net::web_socket::{Ends, Role, WebSocketStream};
+use crate::pool::Carrier;
 use crate::runtime::event::timespec;
 use crate::runtime::random::random_bytes;
+use crate::runtime::threads::lock;
 use crate::wire::handshake::challenge::{AnsweredChallenges, BootSecret};
-use crate::wire::handshake::server::{self, Refusal};
+use crate::wire::handshake::server::{self, Refusal, Upgrade};
 use crate::wire::key::ServerKeys;
-use crate::wire::offer::Offer;
+#[cfg(feature = "websocket")]
+use crate::wire::offer::Flow;
+use crate::wire::offer::{Offer, Transport};
 use crate::wire::proof::SessionId;
 use crate::wire::signal::Side;
+use crate::wire::ticket::Ticket;
 
 // What the epoll tells of; callers have larger numbers.
 const LISTENER: u64 = 0;
@@ -67,7 +80,7 @@ pub struct Doorman {
     answered: AnsweredChallenges,
     /// What challenges are dated from.
     started_at: Instant,
-    guests: Guests,
+    guests: Arc<Mutex<Guests>>,
     failures: Failures,
     acceptor: Acceptor,
     /// The listener is left alone until then: the system was short of something.
@@ -106,7 +119,7 @@ impl Doorman {
             secret: BootSecret::new(random_bytes()?),
             answered: AnsweredChallenges::default(),
             started_at: now,
-            guests: Guests::new(around.clone()),
+            guests: Arc::new(Mutex::new(Guests::new(around.clone()))),
             failures: Failures::default(),
             acceptor,
             paused_until: None,
@@ -163,7 +176,7 @@ impl Doorman {
         }
         if now >= self.tended_at + TEND_INTERVAL {
             self.tended_at = now;
-            self.guests.tend(now);
+            lock(&self.guests).tend(now);
         }
     }
 
@@ -184,7 +197,7 @@ impl Doorman {
             let number = self.next_number;
             self.next_number += 1;
             let timeout = self.around.instance.limits.handshake_timeout;
-            let silence = self.guests.silence_of(address.ip());
+            let silence = lock(&self.guests).silence_of(address.ip());
             let silence = silence.map(|time| Silence {
                 time,
                 is_covered: self.house.offer.is_covered(),
@@ -248,22 +261,30 @@ impl Doorman {
                 }
                 Step::Asks(request) => self.answer(&mut caller, request, now),
                 Step::Refused(refusal) => self.refuse(&mut caller, &refusal, now),
+                Step::Upgrades(_) if self.house.offer.transport != Transport::WebSocket => {
+                    self.refuse(&mut caller, &Refusal::WebSocket, now);
+                }
                 Step::Joins(ticket) => {
-                    let address = caller.address();
-                    let shows = match &ticket {
-                        Some(ticket) => Shows::Ticket(ticket),
-                        None => Shows::Nothing,
-                    };
-                    if !self.guests.has_place(&shows, address)
-                        && let Some(Step::Wait { until, flags }) = caller.wait_for_place(now)
-                    {
-                        self.watch(number, caller, place.flags, (until, flags));
-                        return;
+                    if let Some(step) = self.find_place(&mut caller, ticket.as_ref(), now) {
+                        self.watch(number, caller, place.flags, step);
+                    } else {
+                        self.join(caller, ticket.as_ref(), None);
                     }
-                    // The pool has no use for what watches callers.
+                    return;
+                }
+                Step::Upgrades(upgrade) => {
+                    if let Some(step) = self.find_place(&mut caller, upgrade.ticket(), now) {
+                        self.watch(number, caller, place.flags, step);
+                    } else {
+                        self.join(caller, upgrade.ticket(), Some(&upgrade));
+                    }
+                    return;
+                }
+                #[cfg(feature = "http2")]
+                Step::Multiplexes(ticket) => {
+                    // The loop has a place of its own to watch it.
                     let _ = epoll::delete(&self.epoll, caller.descriptor());
-                    let (stream, is_covered) = caller.into_stream();
-                    self.join(&shows, address, is_covered, stream);
+                    self.multiplex(caller, ticket.as_ref());
                     return;
                 }
                 Step::Done(why) => {
@@ -298,7 +319,7 @@ impl Doorman {
 
     /// Goes on with a caller, within what his address may use of the processor.
     fn advance(&mut self, caller: &mut Caller, now: Instant) -> Step {
-        if !caller.is_in_cover() || self.guests.knows(caller.address().ip()) {
+        if !caller.is_in_cover() || lock(&self.guests).knows(caller.address().ip()) {
             return caller.advance(&self.house.cover, now);
         }
         let origin = caller.origin();
@@ -310,16 +331,88 @@ impl Doorman {
         step
     }
 
-    fn join(
-        &mut self,
-        shows: &Shows<'_>,
-        address: SocketAddr,
-        is_covered: bool,
-        stream: BoxedStream,
-    ) {
-        let joined = self.guests.join(shows, address, is_covered, stream);
-        if let Err(NotTaken(why)) = joined {
-            log::debug!("Pool connection of {address} closed: {why}");
+    /// Returns until when a pool connection waits for a place, and what it is watched for
+    /// meanwhile; `None` if it does not.
+    fn find_place(
+        &self,
+        caller: &mut Caller,
+        ticket: Option<&Ticket>,
+        now: Instant,
+    ) -> Option<(Instant, EventFlags)> {
+        if lock(&self.guests).has_place(&shown(ticket), caller.address()) {
+            return None;
+        }
+        match caller.wait_for_place(now) {
+            Some(Step::Wait { until, flags }) => Some((until, flags)),
+            _ => None,
+        }
+    }
+
+    /// Adds a pool connection to the session that it belongs to.
+    fn join(&self, caller: Caller, ticket: Option<&Ticket>, upgrade: Option<&Upgrade>) {
+        // The pool has no use for what watches callers.
+        let _ = epoll::delete(&self.epoll, caller.descriptor());
+        let address = caller.address();
+        let (transport, stream, is_covered) = match upgrade {
+            None => {
+                let (stream, is_covered) = caller.into_stream();
+                (Transport::Tcp, stream, is_covered)
+            }
+            Some(upgrade) => {
+                let (stream, is_covered) = self.upgrade(caller, upgrade);
+                (Transport::WebSocket, stream, is_covered)
+            }
+        };
+        let came = Came {
+            transport,
+            is_covered,
+        };
+        let carrier = Carrier::Stream(stream);
+        let joined = lock(&self.guests).join(&shown(ticket), address, came, carrier);
+        if let Err(not_joined) = joined {
+            note_not_joined(address, not_joined);
+        }
+    }
+
+    /// Makes a WebSocket of a caller; the answer leaves with the first that it is told.
+    #[cfg(feature = "websocket")]
+    fn upgrade(&self, mut caller: Caller, upgrade: &Upgrade) -> (BoxedStream, bool) {
+        let ends = match (upgrade.ticket(), self.house.offer.flow) {
+            (Some(_), _) => Ends::Each,
+            (None, Flow::Reverse) => Ends::BothLate,
+            (None, Flow::Forward) => Ends::Both,
+        };
+        let received = caller.take_input();
+        let (stream, is_covered) = caller.into_stream();
+        let mut stream = WebSocketStream::new(stream, Role::Server, ends, &received);
+        stream.put_answer(&upgrade.accept());
+        (Box::new(stream), is_covered)
+    }
+
+    /// Returns the connection as it is: a server without WebSocket does not offer it, and so no
+    /// caller comes here.
+    #[cfg(not(feature = "websocket"))]
+    fn upgrade(&self, caller: Caller, _: &Upgrade) -> (BoxedStream, bool) {
+        caller.into_stream()
+    }
+
+    /// Gives an HTTP/2 connection a thread of its own, if its first stream belongs to a session.
+    #[cfg(feature = "http2")]
+    fn multiplex(&self, caller: Caller, ticket: Option<&Ticket>) {
+        let address = caller.address();
+        let admits = lock(&self.guests).admits(&shown(ticket), address, HTTP2);
+        let Some(transport) = caller.into_http2().filter(|_| admits) else {
+            return note_not_joined(address, NotJoined("its first stream has no session"));
+        };
+        let porter = DoormansPorter {
+            guests: Arc::clone(&self.guests),
+            address,
+        };
+        let expected_until = self.expected_until(Instant::now());
+        let mux = Mux::new(transport, Some(Box::new(porter)), expected_until);
+        let started = mux.and_then(|mux| mux_thread::start(&self.around, mux));
+        if let Err(error) = started {
+            log::error!("Connection of {address} cannot be served: {error}");
         }
     }
 
@@ -328,7 +421,8 @@ impl Doorman {
             Request::Bearer(bearer) => self.accept_v1(caller, bearer, now),
             Request::Hello(hello) => self.challenge(caller, hello, now),
             Request::Proof(proof) => self.accept_native(caller, proof, now),
-            Request::WebSocket { .. } => Err(Refusal::WebSocket),
+            // They are told apart before, in a step of their own.
+            Request::WebSocket(_) => Err(Refusal::WebSocket),
         };
         if let Err(refusal) = result {
             self.refuse(caller, &refusal, now);
@@ -362,7 +456,7 @@ impl Doorman {
         let seed = self.seed_for(address)?;
         let terms = self.terms(address, Dialect::V1);
         let until = self.expected_until(now);
-        self.guests.admit_v1(terms, verified.key(), until, seed);
+        lock(&self.guests).admit_v1(terms, verified.key(), until, seed);
         caller.answer_last(Some(verified.accept(&self.house.offer)), now);
         Ok(())
     }
@@ -383,8 +477,7 @@ impl Doorman {
         let fingerprint = terms.fingerprint;
         let accepted = verified.accept(SessionId(id), &self.house.offer, fingerprint);
         let until = self.expected_until(now);
-        self.guests
-            .admit_native(terms, accepted.session, accepted.replaces, until, seed);
+        lock(&self.guests).admit_native(terms, accepted.session, accepted.replaces, until, seed);
         caller.answer_last(Some(accepted.answer), now);
         Ok(())
     }
@@ -393,7 +486,7 @@ impl Doorman {
     ///
     /// Errors: there is no room for one more.
     fn seed_for(&mut self, address: SocketAddr) -> Result<u32, Refusal> {
-        if !self.guests.make_room(address.ip()) {
+        if !lock(&self.guests).make_room(address.ip()) {
             return Err(Refusal::Busy);
         }
         let seed = random_bytes().map_err(|_| Refusal::Busy)?;
@@ -437,4 +530,38 @@ impl Doorman {
         }
         caller.answer_last(refusal.answer(), now + delay);
     }
+}
+
+/// What the streams of an HTTP/2 connection are.
+#[cfg(feature = "http2")]
+const HTTP2: Came = Came {
+    transport: Transport::Http2,
+    is_covered: true,
+};
+
+/// Takes the streams of an HTTP/2 connection to the sessions that they belong to.
+#[cfg(feature = "http2")]
+struct DoormansPorter {
+    guests: Arc<Mutex<Guests>>,
+    address: SocketAddr,
+}
+
+#[cfg(feature = "http2")]
+impl Porter for DoormansPorter {
+    fn arrive(&self, ticket: Option<Ticket>, stream: MuxStream) {
+        let shows = shown(ticket.as_ref());
+        let carrier = Carrier::Muxed(stream);
+        let joined = lock(&self.guests).join(&shows, self.address, HTTP2, carrier);
+        if let Err(not_joined) = joined {
+            note_not_joined(self.address, not_joined);
+        }
+    }
+}
+
+fn shown(ticket: Option<&Ticket>) -> Shows<'_> {
+    ticket.map_or(Shows::Nothing, Shows::Ticket)
+}
+
+fn note_not_joined(address: SocketAddr, NotJoined(why): NotJoined) {
+    log::debug!("Pool connection of {address} closed: {why}");
 }

@@ -9,7 +9,7 @@ use super::session_tcp::{self, Arrival};
 use super::slots::Kind;
 use super::udp_exit::{UdpCarrier, serve_udp};
 use super::uplink::UdpWay;
-use crate::net::stream::BoxedStream;
+use crate::pool::Carrier;
 
 /// The end that dials.
 pub struct Exit {
@@ -24,19 +24,19 @@ impl Exit {
         Self { instance, udp }
     }
 
-    /// Serves a visitor of the other end, who has come on `stream`. Does not wait.
+    /// Serves a visitor of the other end, who has come on `carrier`. Does not wait.
     ///
     /// Where there is no place for him the connection is refused, and the log says why.
     pub fn carry(
         &self,
         session: &Arc<Session>,
-        stream: BoxedStream,
+        carrier: Carrier,
         kind: Kind,
         remote: Option<SocketAddr>,
     ) {
         let instance = &self.instance;
         let visitor = remote.unwrap_or_else(|| session.peer());
-        let pending = Pending(Some(stream));
+        let pending = Pending(Some(carrier));
         let (over, framing) = (session.over(), session.framing());
         let serving = Arc::clone(instance);
         let started = match (kind, &self.udp) {
@@ -45,9 +45,9 @@ impl Exit {
                     return;
                 };
                 let task = move || {
-                    if let Some(stream) = pending.accept() {
+                    if let Some(carrier) = pending.accept() {
                         let arrival = Arrival {
-                            stream,
+                            carrier,
                             address: visitor,
                             slot,
                             over,
@@ -57,17 +57,19 @@ impl Exit {
                 };
                 instance.crew.run(task).map_err(|why| why.to_string())
             }
-            (Kind::Udp, Some(carrier)) => {
-                let carrier = carrier.clone();
-                let task = move || {
-                    if let Some(stream) = pending.accept() {
+            (Kind::Udp, Some(exit)) => {
+                let exit = exit.clone();
+                let task = move || match pending.accept().map(Carrier::into_stream) {
+                    Some(Ok(stream)) => {
                         let way = UdpWay {
                             stream,
                             framing,
                             over,
                         };
-                        serve_udp(&serving, &carrier, way, remote);
+                        serve_udp(&serving, &exit, way, remote);
                     }
+                    Some(Err(error)) => serving.note_udp_not_served(visitor, error),
+                    None => {}
                 };
                 instance.crew.run(task).map_err(|why| why.to_string())
             }
@@ -85,19 +87,19 @@ impl Exit {
 
 /// A pool connection that nobody serves yet. It is refused when it is dropped, whoever drops it:
 /// a crew without a thread drops the task with all that it holds.
-struct Pending(Option<BoxedStream>);
+struct Pending(Option<Carrier>);
 
 impl Pending {
     /// Gives the connection to the thread that serves it; there is one, as this ends the wait.
-    fn accept(mut self) -> Option<BoxedStream> {
+    fn accept(mut self) -> Option<Carrier> {
         self.0.take()
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if let Some(stream) = &mut self.0 {
-            session_tcp::refuse_tunnelled(&mut **stream);
+        if let Some(carrier) = self.0.take() {
+            carrier.refuse();
         }
     }
 }
@@ -127,7 +129,7 @@ mod tests {
     #[test]
     fn a_connection_that_finds_no_thread_is_cut() {
         let (near, far) = connected();
-        let pending = Pending(Some(Box::new(near)));
+        let pending = Pending(Some(Carrier::Stream(Box::new(near))));
         let crew = Crew::new("none", 64 * 1024, 0);
         assert!(crew.run(move || drop(pending.accept())).is_err());
         assert!(is_cut(&far, Duration::from_secs(10)));
@@ -136,7 +138,7 @@ mod tests {
     #[test]
     fn a_connection_that_is_served_is_not_cut() {
         let (near, far) = connected();
-        drop(Pending(Some(Box::new(near))).accept());
+        drop(Pending(Some(Carrier::Stream(Box::new(near)))).accept());
         assert!(!is_cut(&far, Duration::from_millis(50)));
     }
 }

@@ -143,7 +143,7 @@ impl Greeting<'_> {
             return Ok(Box::new(socket));
         }
         let name = self.server_name.to_owned();
-        let cover = ClientCover::tls(accepts, name).map_err(GreetingError::Cover)?;
+        let cover = ClientCover::tls(accepts, name, &[]).map_err(GreetingError::Cover)?;
         match cover.put_on(socket, self.patience()) {
             Ok((stream, _)) => {
                 self.has_spoken_tls.set(true);

@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 
 use super::session::{Session, SessionEnd, Surroundings, Terms};
 use crate::limits::{CALLER_GRACE, CALLER_GRACE_SHARED, EXPECTED_PER_ADDRESS_MAX, SESSIONS_MAX};
-use crate::net::stream::BoxedStream;
-use crate::pool::PoolConnection;
+use crate::pool::{Carrier, PoolConnection};
 use crate::wire::handshake::NativeSession;
 use crate::wire::key::TunnelKey;
+use crate::wire::offer::Transport;
 use crate::wire::proof::SessionId;
 use crate::wire::signal::{PoolId, SignalReader, SignalWriter};
 use crate::wire::ticket::{SessionTickets, Ticket};
@@ -61,9 +61,18 @@ pub enum Shows<'a> {
     Nothing,
 }
 
+/// How a pool connection came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Came {
+    /// Of this type.
+    pub transport: Transport,
+    /// Inside TLS that ends here.
+    pub is_covered: bool,
+}
+
 /// A pool connection is not taken: it is closed without a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotTaken(pub &'static str);
+pub struct NotJoined(pub &'static str);
 
 /// The ids of one session: none comes twice, the first one is that of the control channel.
 struct Ids {
@@ -158,7 +167,10 @@ impl Guests {
     /// Returns after how much silence a connection from `address` is a pool connection; `None`
     /// where it never is.
     pub fn silence_of(&self, address: IpAddr) -> Option<Duration> {
-        self.v1.get(&address)?;
+        let guest = self.v1.get(&address)?;
+        if guest.terms.offer.transport != Transport::Tcp {
+            return None;
+        }
         // One of a native client that is slow must not be taken for one of v1.
         Some(if self.knows_native(address) {
             CALLER_GRACE_SHARED
@@ -180,6 +192,20 @@ impl Guests {
         }
     }
 
+    /// Returns whether a connection that carries many pool connections is let in for what the first
+    /// of them shows.
+    pub fn admits(&self, shows: &Shows<'_>, address: SocketAddr, came: Came) -> bool {
+        let guest = match shows {
+            Shows::Ticket(ticket) => {
+                let member = self.native.get(&ticket.session());
+                let member = member.filter(|(tickets, _)| tickets.knows(ticket));
+                member.map(|(_, guest)| guest)
+            }
+            Shows::Nothing => self.v1.get(&address.ip()),
+        };
+        guest.is_some_and(|guest| guest.expects(came))
+    }
+
     /// Takes a pool connection: tells it its id and adds it to its session, or begins the session
     /// with it.
     ///
@@ -188,24 +214,24 @@ impl Guests {
         &mut self,
         shows: &Shows<'_>,
         address: SocketAddr,
-        is_covered: bool,
-        stream: BoxedStream,
-    ) -> Result<(), NotTaken> {
+        came: Came,
+        carrier: Carrier,
+    ) -> Result<(), NotJoined> {
         let guest = match shows {
             Shows::Ticket(ticket) => {
                 let member = self.native.get_mut(&ticket.session());
-                let (tickets, guest) = member.ok_or(NotTaken("its session is not here"))?;
+                let (tickets, guest) = member.ok_or(NotJoined("its session is not here"))?;
                 tickets
                     .redeem(ticket)
-                    .map_err(|_| NotTaken("its ticket is not good"))?;
+                    .map_err(|_| NotJoined("its ticket is not good"))?;
                 guest
             }
             Shows::Nothing => {
                 let guest = self.v1.get_mut(&address.ip());
-                guest.ok_or(NotTaken("it says nothing and has no v1 session"))?
+                guest.ok_or(NotJoined("it says nothing and has no v1 session"))?
             }
         };
-        guest.take(&self.around, is_covered, stream)
+        guest.take(&self.around, came, carrier)
     }
 
     /// Forgets those whose session is over, and those who have not come in time.
@@ -233,37 +259,44 @@ impl Guest {
     fn take(
         &mut self,
         around: &Surroundings,
-        is_covered: bool,
-        mut stream: BoxedStream,
-    ) -> Result<(), NotTaken> {
-        if is_covered != self.terms.offer.is_covered() {
-            return Err(NotTaken("its session has another tls"));
+        came: Came,
+        mut carrier: Carrier,
+    ) -> Result<(), NotJoined> {
+        if !self.expects(came) {
+            return Err(NotJoined("its session has another type or tls"));
         }
         if let Stay::Live(session) = &self.stay {
             if !session.has_room() {
-                return Err(NotTaken("max idle connections are there"));
+                return Err(NotJoined("max idle connections are there"));
             }
             let id = self.ids.next();
-            send_id(&mut stream, id)?;
-            let is_wanted = session.add(id, PoolConnection::new(stream, None));
+            send_id(&mut carrier, id)?;
+            carrier.end_with(&session.over());
+            let is_wanted = session.add(id, PoolConnection::new(carrier, None));
             return is_wanted
                 .then_some(())
-                .ok_or(NotTaken("its session is over"));
+                .ok_or(NotJoined("its session is over"));
         }
-        send_id(&mut stream, self.ids.next())?;
+        send_id(&mut carrier, self.ids.next())?;
         let Stay::Expected { codecs, .. } = std::mem::replace(&mut self.stay, Stay::Failed) else {
-            return Err(NotTaken("its session could not start"));
+            return Err(NotJoined("its session could not start"));
         };
-        match Session::start(around.clone(), self.terms, stream, *codecs, None) {
+        match Session::start(around.clone(), self.terms, carrier, *codecs, None) {
             Ok(session) => {
                 self.stay = Stay::Live(session);
                 Ok(())
             }
             Err(error) => {
                 log::error!("Session with {} cannot start: {error}", self.terms.peer);
-                Err(NotTaken("its session cannot start"))
+                Err(NotJoined("its session cannot start"))
             }
         }
+    }
+
+    /// Returns whether its pool connections come in that way.
+    fn expects(&self, came: Came) -> bool {
+        let offer = &self.terms.offer;
+        came.transport == offer.transport && came.is_covered == offer.is_covered()
     }
 
     fn is_here(&self, now: Instant) -> bool {
@@ -303,8 +336,15 @@ impl Ids {
 }
 
 /// Tells a pool connection its id.
-fn send_id(stream: &mut BoxedStream, id: PoolId) -> Result<(), NotTaken> {
-    let gone = |_| NotTaken("it has gone away");
+fn send_id(carrier: &mut Carrier, id: PoolId) -> Result<(), NotJoined> {
+    let stream = match carrier {
+        Carrier::Muxed(stream) => {
+            stream.identify(id);
+            return Ok(());
+        }
+        Carrier::Stream(stream) => stream,
+    };
+    let gone = |_| NotJoined("it has gone away");
     // A fresh connection has room for four bytes; one that has none is not worth waiting for.
     let size = stream.write(&id.0).map_err(gone)?;
     stream.flush().map_err(gone)?;
@@ -312,7 +352,7 @@ fn send_id(stream: &mut BoxedStream, id: PoolId) -> Result<(), NotTaken> {
     if size == id.0.len() {
         Ok(())
     } else {
-        Err(NotTaken("it takes no bytes"))
+        Err(NotJoined("it takes no bytes"))
     }
 }
 

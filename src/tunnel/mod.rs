@@ -24,6 +24,8 @@ mod gate;
 pub mod greeting;
 pub mod guests;
 pub mod instance;
+#[cfg(feature = "http2")]
+mod mux_thread;
 mod report;
 pub mod running;
 pub mod server;

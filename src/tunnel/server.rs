@@ -22,7 +22,9 @@ use crate::config::{Config, Transport};
 use crate::limits::{STOP_TIMEOUT, TEND_INTERVAL};
 use crate::net::cover::{CoverError, ServerCover};
 use crate::net::listen::{Acceptor, Listeners, canonical};
+use crate::pool::connector::is_built;
 use crate::runtime::event::wait_for_any;
+use crate::wire::alpn::{H2, HTTP_1_1};
 use crate::wire::key::ServerKeys;
 use crate::wire::offer::{Flow, Offer};
 
@@ -42,12 +44,21 @@ pub enum ServerError {
 /// Errors: this build cannot, or the certificate cannot be used.
 pub fn prepare(config: &Config) -> Result<ServerCover, ServerError> {
     let options = &config.options;
-    if options.transport != Transport::Tcp {
+    if !is_built(options.transport) {
         return Err(ServerError::Transport(options.transport));
     }
     let (certificate, key) = (&options.certificate_file, &options.key_file);
-    ServerCover::new(options.tls, certificate.as_deref(), key.as_deref())
-        .map_err(ServerError::Cover)
+    let protocols: &[&[u8]] = match options.transport {
+        Transport::Http2 => &[H2, HTTP_1_1],
+        Transport::Tcp | Transport::Quic | Transport::WebSocket => &[],
+    };
+    ServerCover::new(
+        options.tls,
+        certificate.as_deref(),
+        key.as_deref(),
+        protocols,
+    )
+    .map_err(ServerError::Cover)
 }
 
 /// Starts a server: clients come to `tunnel`, and in flow `-` visitors to `visitors`.
@@ -171,6 +182,7 @@ fn tend(instance: &Instance, sessions: &Sessions, cover: &ServerCover) {
         }
     }
     sessions.close();
+    sessions.muxes.close(STOP_TIMEOUT);
     if !sessions.readers.close(STOP_TIMEOUT) {
         log::warn!("Some sessions did not end in time");
     }

@@ -21,12 +21,13 @@ use super::sessions::{NotTaken, Sessions, Taken};
 use super::slots::Slot;
 use crate::config::options::{Block, ProxyHeader};
 use crate::limits::{SNIFF_SILENCE_TIMEOUT, SNIFF_UNCLEAR_TIMEOUT, TCP_BUFFER_SIZE_MIN};
-use crate::net::cover::BoxedStream;
 use crate::net::dial::{DialError, Dialled};
 use crate::net::listen::canonical;
+use crate::net::mux::{Errand, MuxStream};
 use crate::net::race::Watch;
 use crate::net::relay::{Ahead, CloseReason, Terms, relay};
-use crate::net::stream::{Condition, PlainStream, Stream};
+use crate::net::stream::{BoxedStream, Condition, PlainStream, Stream, is_passing};
+use crate::pool::{Carrier, refuse};
 use crate::runtime::event::{Event, timespec};
 use crate::wire::proxy_header::{self, PROXY_HEADER_SIZE_MAX};
 use crate::wire::sniff::{PREFIX_SIZE_MAX, Protocol, Verdict, recognise};
@@ -47,7 +48,7 @@ pub struct Visitor {
 /// A visitor of the other end, who has come through the tunnel.
 pub struct Arrival {
     /// The pool connection.
-    pub stream: BoxedStream,
+    pub carrier: Carrier,
     /// The visitor, as the other end has told, or that end itself.
     pub address: SocketAddr,
     /// The place that it takes.
@@ -151,6 +152,18 @@ impl Stream for Guarded {
     fn is_plain(&self) -> bool {
         self.is_known && self.stream.is_plain()
     }
+
+    fn keep_messages(&mut self) {
+        self.stream.keep_messages();
+    }
+
+    fn has_left(&mut self) -> Option<bool> {
+        self.stream.has_left()
+    }
+
+    fn has_half_close(&self) -> bool {
+        self.stream.has_half_close()
+    }
 }
 
 /// Serves a visitor of a client without a server; the body of a session thread.
@@ -166,24 +179,26 @@ pub fn serve(instance: &Instance, visitor: Visitor) {
     let mut visitor = Guarded::new(Box::new(stream), instance.options.block);
     let stop = &instance.shutdown.stop;
     let reach = |visitor: &Guarded| {
-        let (stream, to) = dial(instance, visitor, address, stop)?;
+        let (stream, to) = dial(instance, Some(visitor.descriptor()), address, stop)?;
         let first = introduction(instance.options.proxy, address, entry);
         Ok(Far {
-            stream,
+            carrier: Carrier::Stream(stream),
             to,
             first,
             over: None,
         })
     };
     // Whoever left early needs no word.
-    if let Ok((mut far, ahead)) = meet(instance, &mut visitor, stop, reach) {
+    if let Ok((far, ahead)) = meet(instance, &mut visitor, stop, reach)
+        && let Carrier::Stream(mut target) = far.carrier
+    {
         instance.tcp_meter.received.add(ahead.prefix.len());
         let ahead_bytes = [ahead.first, ahead.prefix].concat();
         let ahead = Ahead {
             to_other: &ahead_bytes,
             ..Ahead::default()
         };
-        let reason = relay(&mut visitor, &mut *far.stream, ahead, terms(instance, stop));
+        let reason = relay(&mut visitor, &mut *target, ahead, terms(instance, stop));
         note_end(address, &far.to, &reason);
     }
     leave(instance, visitor, address, slot);
@@ -206,75 +221,118 @@ pub fn serve_entry(instance: &Instance, sessions: &Sessions, visitor: Visitor) {
             visitor: Some(visitor.descriptor()),
         };
         let taken = sessions.take(address, timeout, watch);
-        let taken = taken.map_err(|not_taken| {
+        let Taken { session, carrier } = taken.map_err(|not_taken| {
             note_not_served(instance, address, &not_taken, not_taken == NotTaken::Left);
             Away
         })?;
-        let Taken { session, stream } = taken;
         Ok(Far {
-            stream,
+            carrier,
             to: format!("{} through the tunnel", session.peer()),
             first: Vec::new(),
             over: Some(session.over()),
         })
     };
-    if let Ok((mut far, ahead)) = meet(instance, &mut visitor, stop, reach) {
-        instance.tcp_meter.received.add(ahead.prefix.len());
-        let ahead = Ahead {
-            to_other: &ahead.prefix,
-            ..Ahead::default()
-        };
-        let over = far.over.as_deref().unwrap_or(stop);
-        let reason = relay(&mut visitor, &mut *far.stream, ahead, terms(instance, over));
-        end_tunnelled(&mut *far.stream, &reason);
-        note_end(address, &far.to, &reason);
+    let Ok((far, ahead)) = meet(instance, &mut visitor, stop, reach) else {
+        return leave(instance, visitor, address, slot);
+    };
+    instance.tcp_meter.received.add(ahead.prefix.len());
+    match far.carrier {
+        Carrier::Stream(mut stream) => {
+            let ahead = Ahead {
+                to_other: &ahead.prefix,
+                ..Ahead::default()
+            };
+            let over = far.over.as_deref().unwrap_or(stop);
+            let reason = relay(&mut visitor, &mut *stream, ahead, terms(instance, over));
+            end_tunnelled(&mut *stream, &reason);
+            note_end(address, &far.to, &reason);
+            leave(instance, visitor, address, slot);
+        }
+        // Its thread goes on with what this one has begun.
+        Carrier::Muxed(stream) => stream.carry(Errand {
+            application: Box::new(visitor),
+            to_other: ahead.prefix,
+            to_application: Vec::new(),
+            on_end: Box::new(move |reason| {
+                note_end(address, &far.to, reason);
+                drop(slot);
+            }),
+        }),
     }
-    leave(instance, visitor, address, slot);
 }
 
 /// Serves a visitor of the other end at the end that dials; the body of a session thread.
 pub fn serve_arrival(instance: &Instance, arrival: Arrival) {
     let Arrival {
-        stream,
+        carrier,
         address,
         slot,
         over,
     } = arrival;
+    let stream = match carrier {
+        Carrier::Muxed(stream) if !instance.options.block.any() => {
+            let muxed = (stream, address, slot);
+            return serve_muxed(instance, muxed, &over);
+        }
+        carrier => match carrier.into_stream() {
+            Ok(stream) => stream,
+            Err(error) => return note_not_served(instance, address, &error, false),
+        },
+    };
     let mut visitor = Guarded::new(stream, instance.options.block);
     let reach = |visitor: &Guarded| {
-        let (stream, to) = dial(instance, visitor, address, &over)?;
+        let (stream, to) = dial(instance, Some(visitor.descriptor()), address, &over)?;
         let first = introduction(instance.options.proxy, address, to);
         Ok(Far {
-            stream,
+            carrier: Carrier::Stream(stream),
             to,
             first,
             over: None,
         })
     };
-    if let Ok((mut far, ahead)) = meet(instance, &mut visitor, &over, reach) {
+    if let Ok((far, ahead)) = meet(instance, &mut visitor, &over, reach)
+        && let Carrier::Stream(mut target) = far.carrier
+    {
         let ahead_bytes = [ahead.first, ahead.prefix].concat();
         instance.tcp_meter.sent.add(ahead_bytes.len());
         let ahead = Ahead {
             to_application: &ahead_bytes,
             ..Ahead::default()
         };
-        let reason = relay(
-            &mut *far.stream,
-            &mut visitor,
-            ahead,
-            terms(instance, &over),
-        );
+        let reason = relay(&mut *target, &mut visitor, ahead, terms(instance, &over));
         end_tunnelled(&mut visitor, &reason);
         note_end(address, &far.to, &reason);
     } else {
-        refuse_tunnelled(&mut visitor);
+        refuse(&mut visitor);
     }
     leave(instance, visitor, address, slot);
 }
 
+/// Serves a visitor of the other end whose bytes another thread carries, and nobody judges.
+fn serve_muxed(
+    instance: &Instance,
+    (stream, address, slot): (MuxStream, SocketAddr, Slot),
+    over: &Event,
+) {
+    // One that is dropped is cut short, which says that the visitor is not served.
+    if let Ok((target, to)) = dial(instance, None, address, over) {
+        let introduction = introduction(instance.options.proxy, address, to);
+        instance.tcp_meter.sent.add(introduction.len());
+        stream.carry(Errand {
+            application: target,
+            to_other: Vec::new(),
+            to_application: introduction,
+            on_end: Box::new(move |reason| {
+                note_end(address, &to, reason);
+                drop(slot);
+            }),
+        });
+    }
+}
+
 /// The way onward of a visitor.
 struct Far<T> {
-    stream: BoxedStream,
+    carrier: Carrier,
     /// Where it leads.
     to: T,
     /// What introduces the visitor there.
@@ -311,8 +369,10 @@ fn meet<T>(
     if !waiting.visitor.is_known {
         // The far end may be the one to speak first, and it waits for the introduction.
         waiting.stop = far.over.as_deref().unwrap_or(stop);
-        send_first(&mut *far.stream, &std::mem::take(&mut first));
-        waiting.read_prefix(Some(&*far.stream), &mut prefix)?;
+        let mut stream = far.carrier.into_stream().map_err(|_| Away)?;
+        send_first(&mut *stream, &std::mem::take(&mut first));
+        waiting.read_prefix(Some(&*stream), &mut prefix)?;
+        far.carrier = Carrier::Stream(stream);
     }
     Ok((far, AheadOf { first, prefix }))
 }
@@ -320,14 +380,11 @@ fn meet<T>(
 /// Dials a target; says in the log why there is none.
 fn dial(
     instance: &Instance,
-    visitor: &Guarded,
+    visitor: Option<BorrowedFd<'_>>,
     address: SocketAddr,
     stop: &Event,
 ) -> Result<(BoxedStream, SocketAddr), Away> {
-    let watch = Watch {
-        stop,
-        visitor: Some(visitor.descriptor()),
-    };
+    let watch = Watch { stop, visitor };
     match instance.dialer.dial(watch) {
         Ok(Dialled {
             stream,
@@ -378,14 +435,6 @@ fn end_tunnelled(stream: &mut dyn Stream, reason: &CloseReason) {
     if matches!(reason, CloseReason::Idle) {
         stream.abort(Instant::now());
     }
-}
-
-/// Ends a pool connection whose visitor is not served. A plain end would leave him the other
-/// direction, and his place at the other end for as long as he keeps that open.
-pub fn refuse_tunnelled(stream: &mut dyn Stream) {
-    // One that is gone already needs no word.
-    let _ = stream.finish();
-    stream.abort(Instant::now());
 }
 
 fn note_end(address: SocketAddr, to: &impl fmt::Display, reason: &CloseReason) {
@@ -529,7 +578,7 @@ fn read_some(visitor: &mut Guarded, prefix: &mut Vec<u8>) -> Result<bool, Away> 
             prefix.extend(&buffer[..size]);
             Ok(size > 0)
         }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        Err(error) if is_passing(&error) => Ok(true),
         Err(_) => Err(Away),
     }
 }

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use super::session::Session;
 use super::uplink::{UdpWay, Uplink};
-use crate::limits::{SESSIONS_MAX, VISITOR_LOOK_INTERVAL};
+use crate::limits::{MUX_STACK_SIZE_MIN, SESSIONS_MAX, VISITOR_LOOK_INTERVAL};
 use crate::net::race::Watch;
-use crate::net::stream::BoxedStream;
+use crate::pool::Carrier;
 use crate::runtime::event::Bell;
 use crate::runtime::threads::{Crew, lock};
 use crate::wire::signal::{PoolId, Signal};
@@ -29,6 +29,8 @@ pub struct Sessions {
     waiting: AtomicUsize,
     /// The threads that read control channels.
     pub(super) readers: Crew,
+    /// The threads of connections that carry many pool connections.
+    pub(super) muxes: Crew,
 }
 
 #[derive(Default)]
@@ -46,11 +48,11 @@ pub struct Taken {
     /// The session that it belongs to.
     pub session: Arc<Session>,
     /// The connection.
-    pub stream: BoxedStream,
+    pub carrier: Carrier,
 }
 
 /// An idle pool connection and what it belongs to.
-type Next = (Arc<Session>, PoolId, BoxedStream);
+type Next = (Arc<Session>, PoolId, Carrier);
 
 /// Why a visitor got no pool connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +75,7 @@ impl Sessions {
             arrival: Condvar::new(),
             waiting: AtomicUsize::new(0),
             readers: Crew::new("ctl-read", stack_size, SESSIONS_MAX),
+            muxes: Crew::new("mux", stack_size.max(MUX_STACK_SIZE_MIN), SESSIONS_MAX),
         })
     }
 
@@ -146,13 +149,13 @@ impl Sessions {
             watch,
         };
         loop {
-            let (session, id, stream) = self.wait_for_next(&wait)?;
+            let (session, id, carrier) = self.wait_for_next(&wait)?;
             let signal = Signal::Tcp {
                 remote: Some(visitor),
                 id,
             };
             if announce(&session, &signal) {
-                return Ok(Taken { session, stream });
+                return Ok(Taken { session, carrier });
             }
             if wait.left().is_zero() {
                 return Err(NotTaken::NoneIdle(timeout));
@@ -255,8 +258,8 @@ impl State {
             let index = self.next_index % self.live.len();
             self.next_index = index + 1;
             let session = &self.live[index];
-            if let Some((id, stream)) = session.take_next() {
-                return Some((Arc::clone(session), id, stream));
+            if let Some((id, carrier)) = session.take_next() {
+                return Some((Arc::clone(session), id, carrier));
             }
         }
         None
@@ -266,7 +269,7 @@ impl State {
 impl Uplink for Sessions {
     fn take_udp(&self, visitor: SocketAddr, bell: &Arc<Bell>) -> Option<UdpWay> {
         loop {
-            let (session, id, stream) = match self.take_next_or_register(bell) {
+            let (session, id, carrier) = match self.take_next_or_register(bell) {
                 Ok(taken) => taken,
                 Err(live) => {
                     for session in live {
@@ -274,6 +277,10 @@ impl Uplink for Sessions {
                     }
                     return None;
                 }
+            };
+            let Ok(stream) = carrier.into_stream() else {
+                // Without a descriptor for it the visitor has to come again.
+                return None;
             };
             let signal = Signal::Udp {
                 remote: Some(visitor),

@@ -8,13 +8,15 @@ use log::Level;
 
 use super::session::Session;
 use crate::limits::LOG_REPEAT_INTERVAL;
+use crate::pool::connector::Connector;
 use crate::pool::pacing::{Bounds, Made, Pacing};
-use crate::pool::tcp::{OpenError, TcpConnector};
+use crate::pool::tcp::OpenError;
+use crate::runtime::event::Event;
 use crate::runtime::threads::{Crew, lock};
 
 /// What fills the pool of one session.
 pub struct WarmUp {
-    connector: TcpConnector,
+    connector: Connector,
     pacing: Mutex<Pacing>,
     /// Shared by all sessions of the client, one after another.
     crew: Crew,
@@ -24,7 +26,7 @@ pub struct WarmUp {
 
 impl WarmUp {
     /// Makes connections with `connector`, on threads of `crew`.
-    pub fn new(connector: TcpConnector, bounds: Bounds, crew: Crew) -> Self {
+    pub fn new(connector: Connector, bounds: Bounds, crew: Crew) -> Self {
         Self {
             connector,
             pacing: Mutex::new(Pacing::new(bounds)),
@@ -58,6 +60,11 @@ impl WarmUp {
     /// Notes that the pool has been emptied on purpose.
     pub fn note_renewal(&self) {
         lock(&self.pacing).note_renewal();
+    }
+
+    /// Lets what its connections share end when `over` is raised.
+    pub fn end_with(&self, over: &Arc<Event>) {
+        self.connector.end_with(over);
     }
 
     /// Keeps nothing ready any more, and serves those who wait.

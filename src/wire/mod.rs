@@ -1,5 +1,6 @@
 //! The meaning of bytes: codecs without sockets, clock, threads or log.
 
+pub mod alpn;
 pub mod checkpoint;
 pub mod datagram;
 pub mod dns;
@@ -16,6 +17,8 @@ pub mod shown;
 pub mod signal;
 pub mod sniff;
 pub mod ticket;
+#[cfg(feature = "websocket")]
+pub mod web_socket;
 
 #[cfg(test)]
 mod mutation;

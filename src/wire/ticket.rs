@@ -177,6 +177,15 @@ impl SessionTickets {
         }
     }
 
+    /// Returns whether `ticket` was made with the session's key, whether it was taken before or not.
+    pub fn knows(&self, ticket: &Ticket) -> bool {
+        ticket.session == self.session && self.has_proof(ticket)
+    }
+
+    fn has_proof(&self, ticket: &Ticket) -> bool {
+        same_bytes(&ticket.proof, &prove(&self.key, ticket.counter))
+    }
+
     /// Takes `ticket`, which is worth nothing from then on.
     ///
     /// Errors: what [`TicketError`] lists; a refused ticket changes nothing.
@@ -185,7 +194,7 @@ impl SessionTickets {
             return Err(TicketError::OtherSession);
         }
         let counter = ticket.counter;
-        if !same_bytes(&ticket.proof, &prove(&self.key, counter)) {
+        if !self.has_proof(ticket) {
             return Err(TicketError::WrongProof);
         }
         match self.highest {

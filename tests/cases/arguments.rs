@@ -278,8 +278,20 @@ fn version_names_program_features_and_target() {
             .strip_suffix(')')
             .and_then(|rest| rest.split_once("; "))
             .unwrap();
-        let built_in = if cfg!(feature = "tls") { "tls" } else { "none" };
-        assert_eq!(features, built_in, "{line:?}");
+        let all = [
+            ("http2", cfg!(feature = "http2")),
+            ("tls", cfg!(feature = "tls")),
+            ("websocket", cfg!(feature = "websocket")),
+        ];
+        let built_in: Vec<&str> = all
+            .into_iter()
+            .filter_map(|(name, is_built)| is_built.then_some(name))
+            .collect();
+        let expected = match built_in.is_empty() {
+            true => "none".to_owned(),
+            false => built_in.join(", "),
+        };
+        assert_eq!(features, expected, "{line:?}");
         // A triple has two dashes or three.
         assert!((2..=3).contains(&target.matches('-').count()), "{line:?}");
     }

@@ -2,10 +2,18 @@
 
 mod arguments;
 mod block;
+#[cfg(feature = "http2")]
+mod http2;
+#[cfg(feature = "http2")]
+mod http2_curl;
 mod life;
 mod limits;
 mod names;
+#[cfg(all(feature = "tls", feature = "websocket"))]
+mod nginx;
 mod proxy;
+#[cfg(any(feature = "http2", feature = "websocket"))]
+mod python_peers;
 mod rate;
 mod targets;
 mod tcp;
@@ -25,3 +33,5 @@ mod tunnel_sessions;
 mod tunnel_web_port;
 mod udp;
 mod udp_targets;
+#[cfg(feature = "websocket")]
+mod web_socket;

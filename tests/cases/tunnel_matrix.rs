@@ -10,7 +10,7 @@ use crate::support::each::for_each;
 use crate::support::pattern::{Pattern, receive, send};
 use crate::support::program::raise_descriptor_limit;
 use crate::support::servers::{TcpServer, UdpServer, drain, reset_on_close, set_deadline};
-use crate::support::tunnel::{Combination, Tls, Tunnel};
+use crate::support::tunnel::{Combination, Tunnel};
 use crate::support::visitors::{
     End, assert_closed, dial, exchange, exchange_datagram, read_count, read_to_end,
     receive_datagram, udp_visitor,
@@ -33,9 +33,10 @@ fn wait_empty(tunnel: &Tunnel) {
 fn bulk_both_ways_at_once_arrives_whole_in_every_combination() {
     for_each(&Combination::all(), |combination| {
         // Long enough for whatever moves bulk in another way than small messages.
-        let size = match combination.tls {
-            Tls::None => 64 * MEBIBYTE,
-            Tls::SelfSigned | Tls::Verified => 8 * MEBIBYTE,
+        let size = if combination.is_plainest() {
+            64 * MEBIBYTE
+        } else {
+            8 * MEBIBYTE
         };
         let (report, received) = mpsc::channel();
         let target = TcpServer::start(move |stream| {
@@ -283,7 +284,8 @@ fn datagrams_of_every_size_pass_whole_in_every_combination() {
         let tunnel = combination.to(target.address()).start();
         let visitor = udp_visitor(tunnel.udp());
         let mut pattern = Pattern::new(11);
-        for size in [1, 2, 100, 1472, 1473, 8192, 16383, 16384, 1] {
+        let most = combination.datagram_size_max();
+        for size in [1, 2, 100, 1472, 1473, 8192, most - 1, most, 1] {
             for _ in 0..3 {
                 exchange_datagram(&visitor, &pattern.take(size));
             }

@@ -230,7 +230,8 @@ fn play_handshake(recording: &Recording, server: SocketAddr) -> Offer {
 /// Joins as the recorded client did; the first id is 0, and no two are the same.
 fn play_joins(recording: &Recording, server: SocketAddr) -> PlayedClient {
     let offer = play_handshake(recording, server);
-    let mut client = PlayedClient::join_v1(server, &Recording::key(), offer);
+    let way = recording.way(server);
+    let mut client = PlayedClient::join_v1_by(server, &Recording::key(), offer, way);
     let ids = recording.ids();
     assert_eq!(ids[0], PoolId::CONTROL);
     // As many as were idle at a time: control channel aside, four connections at most.
@@ -248,14 +249,25 @@ fn recorded_visitor(client: &mut PlayedClient, visit: &Visit) -> (Option<SocketA
     }
 }
 
-#[test]
-fn our_server_serves_the_recorded_client() {
-    let recording = Recording::read("tcp-plain-reverse");
-    let server = start_server(any_port(), "mode=1");
+/// What our program says of a session as it was recorded.
+fn up_words(recording: &Recording, flow: &str, tls: u8) -> String {
+    let transport = recording.transport();
+    format!("v1, {flow}, tls={tls}, type={transport}")
+}
+
+/// Options of our server that are not those of every one.
+fn options_of(recording: &Recording, mode: u8, tls: u8) -> String {
+    let transport = recording.transport();
+    format!("mode={mode}&tls={tls}&type={transport}")
+}
+
+fn check_server_serves(name: &str) {
+    let recording = Recording::read(name);
+    let server = start_server(any_port(), &options_of(&recording, 1, 0));
     let mut client = play_joins(&recording, server.tunnel_address());
     exchange_pings(&recording, &client.control, Side::Client);
     let up = server.wait_up(1);
-    assert!(up.contains("v1, reverse, tls=0, type=0"), "{up}");
+    assert!(up.contains(&up_words(&recording, "reverse", 0)), "{up}");
     for visit in &recorded_visits(&recording, Side::Server) {
         client.try_fill().unwrap();
         let entry = match visit.signal {
@@ -266,6 +278,17 @@ fn our_server_serves_the_recorded_client() {
     }
     drop(client);
     server.wait_ended(1, &[]);
+}
+
+#[test]
+fn our_server_serves_the_recorded_client() {
+    check_server_serves("tcp-plain-reverse");
+}
+
+#[test]
+#[cfg(feature = "websocket")]
+fn our_server_serves_the_recorded_client_over_web_socket() {
+    check_server_serves("ws-plain-reverse");
 }
 
 #[test]
@@ -296,19 +319,12 @@ fn check_certificate(client: &mut PlayedClient, seen: Fingerprint) {
     drop(client.take(id));
 }
 
-#[test]
-#[cfg_attr(not(feature = "tls"), ignore = "needs the feature tls")]
-fn our_server_serves_the_recorded_client_over_tls() {
-    let recording = Recording::read("tcp-tls-reverse");
-    let server = start_server(any_port(), "mode=1&tls=1");
-    let mut client = play_joins(&recording, server.tunnel_address());
-    assert_eq!(client.offer.tls, TlsMode::SelfSigned);
-    // Before both checks are done no visitor is taken to a pool connection.
-    let visits = recorded_visits(&recording, Side::Server);
-    let early = dial(server.tcp_address());
+/// Both checks, that of our server first. Before they are done the session is not up.
+#[track_caller]
+fn exchange_checks(recording: &Recording, server: &End, client: &mut PlayedClient) {
     let seen = client.seen.unwrap();
-    check_certificate(&mut client, seen);
-    exchange_pings(&recording, &client.control, Side::Client);
+    check_certificate(client, seen);
+    exchange_pings(recording, &client.control, Side::Client);
     assert_eq!(client.control.signal_so_far(), None);
     assert_eq!(server.up_count(), 0);
     // The recorded check of the client, with what this certificate has.
@@ -326,8 +342,19 @@ fn our_server_serves_the_recorded_client_over_tls() {
     client.control.send(Signal::Verify { id: named, fp });
     // The side that is asked takes the connection and closes it.
     assert_eq!(client.take(named).read_until_end(), b"");
+}
+
+fn check_server_serves_over_tls(name: &str) {
+    let recording = Recording::read(name);
+    let server = start_server(any_port(), &options_of(&recording, 1, 1));
+    let mut client = play_joins(&recording, server.tunnel_address());
+    assert_eq!(client.offer.tls, TlsMode::SelfSigned);
+    // Before both checks are done no visitor is taken to a pool connection.
+    let visits = recorded_visits(&recording, Side::Server);
+    let early = dial(server.tcp_address());
+    exchange_checks(&recording, &server, &mut client);
     let up = server.wait_up(1);
-    assert!(up.contains("v1, reverse, tls=1, type=0"), "{up}");
+    assert!(up.contains(&up_words(&recording, "reverse", 1)), "{up}");
     client.fill(3);
     let (_, mut stream) = client.next_visitor();
     stream.write_all(b"served").unwrap();
@@ -340,6 +367,38 @@ fn our_server_serves_the_recorded_client_over_tls() {
             _ => server.udp_address(),
         };
         visit_our_entry(entry, visit, || recorded_visitor(&mut client, visit));
+    }
+}
+
+#[test]
+#[cfg_attr(not(feature = "tls"), ignore = "needs the feature tls")]
+fn our_server_serves_the_recorded_client_over_tls() {
+    check_server_serves_over_tls("tcp-tls-reverse");
+}
+
+#[test]
+#[cfg(feature = "http2")]
+fn our_server_serves_the_recorded_client_over_http2() {
+    check_server_serves_over_tls("h2-reverse");
+}
+
+#[test]
+#[cfg(feature = "http2")]
+fn our_server_serves_the_recorded_client_that_takes_visitors_over_http2() {
+    let recording = Recording::read("h2-forward");
+    let visits = recorded_visits(&recording, Side::Client);
+    let target = RecordedTarget::start(&visits);
+    let server = start_server(target.address, &options_of(&recording, 2, 1));
+    let mut client = play_joins(&recording, server.tunnel_address());
+    exchange_checks(&recording, &server, &mut client);
+    let up = server.wait_up(1);
+    assert!(up.contains(&up_words(&recording, "forward", 1)), "{up}");
+    for visit in &visits {
+        let id = client.try_fill().unwrap();
+        let stream = client.take(id);
+        visit_our_exit(&target, visit, stream, || {
+            client.control.send(renamed(&visit.signal, id));
+        });
     }
 }
 
@@ -419,7 +478,8 @@ fn play_answer(recording: &Recording, server: &PlayedServer, identity: Option<&I
         assert_eq!(header(&request, name), header(&recorded, name), "{name}");
     }
     assert!(request.ends_with(b"\r\n\r\n") && header(&request, "NodePass-Version").is_none());
-    server.open_pool_v1(identity.cloned(), &recording.ids());
+    let form = recording.server_form();
+    server.open_pool_v1(form, identity.cloned(), &recording.ids());
     socket.write_all(&recording.answer()).unwrap();
     // It is the server that ends the connection.
     drop(socket);
@@ -432,9 +492,8 @@ fn recorded_line(recording: &Recording, side: Side, visit: &Visit) -> Vec<u8> {
     found.unwrap().0
 }
 
-#[test]
-fn our_client_is_served_by_the_recorded_server() {
-    let recording = Recording::read("tcp-plain-reverse");
+fn check_client_is_served(name: &str) {
+    let recording = Recording::read(name);
     let visits = recorded_visits(&recording, Side::Server);
     let target = RecordedTarget::start(&visits);
     let server = PlayedServer::start();
@@ -442,7 +501,7 @@ fn our_client_is_served_by_the_recorded_server() {
     play_answer(&recording, &server, None);
     let control = server.control_v1(&Recording::key());
     let up = client.wait_up(1);
-    assert!(up.contains("v1, reverse, tls=0, type=0"), "{up}");
+    assert!(up.contains(&up_words(&recording, "reverse", 0)), "{up}");
     exchange_pings(&recording, &control, Side::Server);
     for visit in &visits {
         let stream = server.take(visit.id);
@@ -450,6 +509,17 @@ fn our_client_is_served_by_the_recorded_server() {
             control.send_bytes(&recorded_line(&recording, Side::Server, visit));
         });
     }
+}
+
+#[test]
+fn our_client_is_served_by_the_recorded_server() {
+    check_client_is_served("tcp-plain-reverse");
+}
+
+#[test]
+#[cfg(feature = "websocket")]
+fn our_client_is_served_by_the_recorded_server_over_web_socket() {
+    check_client_is_served("ws-plain-reverse");
 }
 
 #[test]
@@ -489,10 +559,18 @@ struct UncheckedClient {
 
 impl UncheckedClient {
     fn start() -> Self {
-        let recording = Recording::read("tcp-tls-reverse");
-        let target = RecordedTarget::start(&recorded_visits(&recording, Side::Server));
+        Self::start_as("tcp-tls-reverse", Side::Server)
+    }
+
+    fn start_as(name: &str, entry: Side) -> Self {
+        let recording = Recording::read(name);
+        let target = RecordedTarget::start(&recorded_visits(&recording, entry));
         let server = PlayedServer::start();
-        let client = start_client(&server, target.address);
+        let place = match entry {
+            Side::Client => any_port(),
+            Side::Server => target.address,
+        };
+        let client = start_client(&server, place);
         let identity = Identity::make();
         play_answer(&recording, &server, Some(&identity));
         let control = server.control_v1(&Recording::key());
@@ -531,36 +609,82 @@ impl UncheckedClient {
     }
 }
 
-#[test]
-#[cfg_attr(not(feature = "tls"), ignore = "needs the feature tls")]
-fn our_client_is_served_by_the_recorded_server_over_tls() {
-    let played = UncheckedClient::start();
+/// Both checks, that of our client first.
+#[track_caller]
+fn answer_checks(played: &UncheckedClient) {
+    let named = played.check_of_client();
+    drop(played.server.take(named));
+    // The recorded check of the server, with another connection and certificate.
+    let lines = played.recording.lines(Side::Server);
+    let is_check = |signal: &Signal| matches!(signal, Signal::Verify { .. });
+    assert!(lines.iter().any(|(_, signal)| is_check(signal)));
+    let id = played.server.wait_idle(1)[0];
+    let fp = FingerprintClaim::from(played.identity.fingerprint);
+    played.control.send(Signal::Verify { id, fp });
+    assert_eq!(played.server.take(id).read_until_end(), b"");
+}
+
+fn check_client_is_served_over_tls(name: &str) {
+    let played = UncheckedClient::start_as(name, Side::Server);
+    answer_checks(&played);
     let UncheckedClient {
         client,
         server,
-        identity,
         control,
         target,
         recording,
+        ..
     } = &played;
-    let named = played.check_of_client();
-    drop(server.take(named));
-    // The recorded check of the server, with another connection and certificate.
-    let lines = recording.lines(Side::Server);
-    let is_check = |signal: &Signal| matches!(signal, Signal::Verify { .. });
-    assert!(lines.iter().any(|(_, signal)| is_check(signal)));
-    let id = server.wait_idle(1)[0];
-    let fp = FingerprintClaim::from(identity.fingerprint);
-    control.send(Signal::Verify { id, fp });
-    assert_eq!(server.take(id).read_until_end(), b"");
     let up = client.wait_up(1);
-    assert!(up.contains("v1, reverse, tls=1, type=0"), "{up}");
+    assert!(up.contains(&up_words(recording, "reverse", 1)), "{up}");
     exchange_pings(recording, control, Side::Server);
     for visit in &recorded_visits(recording, Side::Server) {
         let id = server.wait_idle(1)[0];
         let stream = server.take(id);
         visit_our_exit(target, visit, stream, || {
             control.send(renamed(&visit.signal, id));
+        });
+    }
+}
+
+#[test]
+#[cfg_attr(not(feature = "tls"), ignore = "needs the feature tls")]
+fn our_client_is_served_by_the_recorded_server_over_tls() {
+    check_client_is_served_over_tls("tcp-tls-reverse");
+}
+
+#[test]
+#[cfg(feature = "http2")]
+fn our_client_is_served_by_the_recorded_server_over_http2() {
+    check_client_is_served_over_tls("h2-reverse");
+}
+
+#[test]
+#[cfg(feature = "http2")]
+fn our_client_takes_visitors_for_the_recorded_server_over_http2() {
+    let played = UncheckedClient::start_as("h2-forward", Side::Client);
+    answer_checks(&played);
+    let UncheckedClient {
+        client,
+        server,
+        control,
+        recording,
+        ..
+    } = &played;
+    let up = client.wait_up(1);
+    assert!(up.contains(&up_words(recording, "forward", 1)), "{up}");
+    exchange_pings(recording, control, Side::Server);
+    for visit in &recorded_visits(recording, Side::Client) {
+        let entry = match visit.signal {
+            Signal::Tcp { .. } => client.tcp_address(),
+            _ => client.udp_address(),
+        };
+        visit_our_entry(entry, visit, || {
+            match (&visit.signal, control.next_signal()) {
+                (Signal::Tcp { .. }, Signal::Tcp { remote, id })
+                | (Signal::Udp { .. }, Signal::Udp { remote, id }) => (remote, server.take(id)),
+                (recorded, signal) => panic!("{signal:?} where {recorded:?} was recorded"),
+            }
         });
     }
 }

@@ -15,7 +15,7 @@ const V1_REFUSAL: &[u8] =
     b"HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 /// A listener on port 443 of an address of its own; `None`, said aloud, where only others may.
-fn web_port() -> Option<TcpListener> {
+pub(super) fn web_port() -> Option<TcpListener> {
     match TcpListener::bind(SocketAddr::from((own_loopback(), 443))) {
         Ok(listener) => Some(listener),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use crate::support::each::for_each;
 use crate::support::ends::{End, QUICK};
 use crate::support::eventually;
 use crate::support::proxy::{Death, Proxy, Which};
 use crate::support::servers::TcpServer;
+use crate::support::tunnel::{Combination, Flow};
 use crate::support::visitors::{assert_closed, dial, exchange};
 
 /// Three report intervals of [`QUICK`], and what a busy machine may add.
@@ -20,15 +22,15 @@ struct Cuttable {
 }
 
 impl Cuttable {
-    fn start() -> Self {
+    fn start(combination: Combination) -> Self {
         let target = TcpServer::echo();
-        let server = End::server("127.0.0.1:0", "127.0.0.1:0", "mode=1", QUICK);
+        let options = format!("mode=1&{}", combination.server_options());
+        let server = End::server("127.0.0.1:0", "127.0.0.1:0", &options, QUICK);
         let proxy = Proxy::start(server.tunnel_address());
         let address = target.address().to_string();
         let client = End::client(proxy.address(), &address, "min=4", QUICK);
         server.wait_up(1);
         client.wait_up(1);
-        assert_eq!(proxy.count(Which::Control), 1);
         Self {
             server,
             client,
@@ -47,21 +49,21 @@ impl Cuttable {
         self.client.wait_up(2);
         self.server.wait_up(2);
         exchange(&dial(self.server.tcp_address()), b"after");
-        assert_eq!(self.proxy.count(Which::Control), 1);
     }
 
     #[track_caller]
-    fn check_cut(death: Death) {
-        let tunnel = Self::start();
+    fn check_cut(combination: Combination, death: Death) {
+        let tunnel = Self::start(combination);
         let visitor = dial(tunnel.server.tcp_address());
         exchange(&visitor, b"before");
         assert_eq!(tunnel.proxy.kill(Which::Control, death), 1);
         tunnel.check_recovery(&visitor);
+        assert_eq!(tunnel.proxy.count(Which::Control), 1);
     }
 
     #[track_caller]
-    fn check_freeze(which: Which) {
-        let tunnel = Self::start();
+    fn check_freeze(combination: Combination, which: Which) {
+        let tunnel = Self::start(combination);
         let visitor = dial(tunnel.server.tcp_address());
         exchange(&visitor, b"before");
         let frozen_at = Instant::now();
@@ -76,51 +78,63 @@ impl Cuttable {
 
 #[test]
 fn control_channel_that_ends_ends_the_session_and_the_next_one_serves() {
-    Cuttable::check_cut(Death::Finished);
+    for_each(&Combination::with_own_connections(), |combination| {
+        Cuttable::check_cut(*combination, Death::Finished);
+    });
 }
 
 #[test]
 fn control_channel_that_is_reset_ends_the_session_and_the_next_one_serves() {
-    Cuttable::check_cut(Death::Reset);
+    for_each(&Combination::with_own_connections(), |combination| {
+        Cuttable::check_cut(*combination, Death::Reset);
+    });
 }
 
 #[test]
 fn control_channel_that_freezes_ends_the_session_and_the_next_one_serves() {
-    Cuttable::check_freeze(Which::Control);
+    for_each(&Combination::with_own_connections(), |combination| {
+        Cuttable::check_freeze(*combination, Which::Control);
+    });
 }
 
 #[test]
 fn network_that_freezes_ends_the_session_and_serves_again_when_it_thaws() {
-    Cuttable::check_freeze(Which::All);
+    for_each(&Combination::plainest(Flow::Reverse), |combination| {
+        Cuttable::check_freeze(*combination, Which::All);
+    });
 }
 
 #[test]
 fn network_that_freezes_for_an_interval_costs_nothing() {
-    let tunnel = Cuttable::start();
-    let visitor = dial(tunnel.server.tcp_address());
-    exchange(&visitor, b"before");
-    let pause = Duration::from_millis(300);
-    let frozen_at = Instant::now();
-    tunnel.proxy.freeze(Which::All);
-    eventually("an interval", || {
-        (frozen_at.elapsed() >= pause).then_some(())
+    for_each(&Combination::plainest(Flow::Reverse), |combination| {
+        let tunnel = Cuttable::start(*combination);
+        let visitor = dial(tunnel.server.tcp_address());
+        exchange(&visitor, b"before");
+        let pause = Duration::from_millis(300);
+        let frozen_at = Instant::now();
+        tunnel.proxy.freeze(Which::All);
+        eventually("an interval", || {
+            (frozen_at.elapsed() >= pause).then_some(())
+        });
+        tunnel.proxy.thaw();
+        exchange(&visitor, b"after");
+        exchange(&dial(tunnel.server.tcp_address()), b"another one");
+        assert_eq!(tunnel.server.ended_count() + tunnel.client.ended_count(), 0);
     });
-    tunnel.proxy.thaw();
-    exchange(&visitor, b"after");
-    exchange(&dial(tunnel.server.tcp_address()), b"another one");
-    assert_eq!(tunnel.server.ended_count() + tunnel.client.ended_count(), 0);
 }
 
 #[test]
 fn whole_network_that_is_reset_again_and_again_serves_every_time() {
-    let tunnel = Cuttable::start();
-    for count in 1..=3 {
-        tunnel.proxy.kill(Which::All, Death::Reset);
-        tunnel
-            .client
-            .wait_ended(count, &["Client error: session with"]);
-        tunnel.client.wait_up(count + 1);
-        tunnel.server.wait_up(count + 1);
-        exchange(&dial(tunnel.server.tcp_address()), b"served");
-    }
+    for_each(&Combination::plainest(Flow::Reverse), |combination| {
+        let tunnel = Cuttable::start(*combination);
+        for count in 1..=3 {
+            tunnel.proxy.kill(Which::All, Death::Reset);
+            tunnel
+                .client
+                .wait_ended(count, &["Client error: session with"]);
+            tunnel.client.wait_up(count + 1);
+            tunnel.server.wait_up(count + 1);
+            exchange(&dial(tunnel.server.tcp_address()), b"served");
+        }
+    });
 }

@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 use crate::support::each::for_each;
 use crate::support::pattern::{self, Pattern};
 use crate::support::servers::{TcpServer, drain, set_deadline};
-use crate::support::tunnel::{Combination, End, Flow, Tls, Tunnel};
+use crate::support::tunnel::{Combination, End, Flow, Tunnel};
 use crate::support::visitors::{dial, exchange, read_count, read_to_end, try_dial, try_exchange};
 use crate::support::{eventually, free_address};
 
@@ -34,18 +34,12 @@ impl Display for Stopped {
     }
 }
 
-/// Both ends of both flows, plain and encrypted.
+/// Both ends of both flows, plain and encrypted, in every transport.
 fn all() -> Vec<Stopped> {
-    let mut all = Vec::new();
-    for flow in Flow::ALL {
-        for tls in [Tls::None, Tls::SelfSigned] {
-            if Tls::built_in().contains(&tls) {
-                let combination = Combination::plain(flow).with_tls(tls);
-                all.extend(End::ALL.map(|end| Stopped { combination, end }));
-            }
-        }
-    }
-    all
+    Combination::plain_and_encrypted()
+        .into_iter()
+        .flat_map(|combination| End::ALL.map(|end| Stopped { combination, end }))
+        .collect()
 }
 
 /// Connects with little room for what comes.

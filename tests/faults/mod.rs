@@ -8,6 +8,8 @@ mod cuts;
 mod farewells;
 mod floods;
 mod handshakes;
+#[cfg(feature = "http2")]
+mod http2_abuse;
 #[cfg(feature = "tls")]
 mod middle;
 mod oddities;
@@ -16,3 +18,5 @@ mod restarts;
 mod scarcity;
 mod signals;
 mod strangers;
+#[cfg(feature = "websocket")]
+mod web_socket_abuse;

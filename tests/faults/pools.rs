@@ -6,11 +6,13 @@ use std::net::SocketAddr;
 use nodepass::wire::proof::SessionId;
 use nodepass::wire::ticket::{TICKET_SIZE, Ticket};
 
+use crate::support::each::for_each;
 use crate::support::ends::{End, KEY, QUICK, Reverse};
 use crate::support::eventually;
 use crate::support::peer::{PlayedClient, join_with, key};
 use crate::support::proxy::{Death, Proxy, Which};
 use crate::support::servers::TcpServer;
+use crate::support::tunnel::{Combination, Flow};
 use crate::support::visitors::{dial, exchange, read_to_end, try_dial, try_exchange};
 
 fn start_server(options: &str) -> (End, SocketAddr) {
@@ -122,8 +124,9 @@ fn pool_connection_beyond_the_maximum_is_closed() {
 // Death between the ends.
 
 /// A tunnel through a proxy with a full pool.
-fn start_through_proxy(target: &TcpServer) -> (End, End, Proxy) {
-    let (server, tunnel) = start_server("max=16");
+fn start_through_proxy(combination: Combination, target: &TcpServer) -> (End, End, Proxy) {
+    let options = format!("max=16&{}", combination.server_options());
+    let (server, tunnel) = start_server(&options);
     let proxy = Proxy::start(tunnel);
     let client = End::client(
         proxy.address(),
@@ -140,46 +143,56 @@ fn start_through_proxy(target: &TcpServer) -> (End, End, Proxy) {
 
 #[test]
 fn idle_connections_that_are_reset_cost_no_visitor() {
-    let target = TcpServer::echo();
-    let (server, client, proxy) = start_through_proxy(&target);
-    for death in [Death::Reset, Death::Finished] {
-        eventually("a full pool", || {
-            (proxy.count(Which::Idle) >= 8).then_some(())
-        });
-        assert!(proxy.kill(Which::Idle, death) >= 8);
-        // The dead are seen before they are handed out.
-        for _ in 0..12 {
-            exchange(&dial(server.tcp_address()), b"served all the same");
+    for_each(&Combination::with_own_connections(), |combination| {
+        let target = TcpServer::echo();
+        let (server, client, proxy) = start_through_proxy(*combination, &target);
+        for death in [Death::Reset, Death::Finished] {
+            eventually("a full pool", || {
+                (proxy.count(Which::Idle) >= 8).then_some(())
+            });
+            assert!(proxy.kill(Which::Idle, death) >= 8);
+            // The dead are seen before they are handed out.
+            for _ in 0..12 {
+                exchange(&dial(server.tcp_address()), b"served all the same");
+            }
         }
-    }
-    assert_eq!(server.ended_count() + client.ended_count(), 0);
+        assert_eq!(server.ended_count() + client.ended_count(), 0);
+    });
 }
 
 #[test]
 fn idle_connections_that_die_unseen_are_replaced() {
-    let target = TcpServer::echo();
-    let (server, client, proxy) = start_through_proxy(&target);
-    assert!(proxy.kill(Which::Idle, Death::SilentForServer) >= 8);
-    // Those that the server takes for alive cost a visitor each at worst, then service is back.
-    let mut streak = 0;
-    eventually("five visitors in a row that are served", || {
-        let visitor = try_dial(server.tcp_address()).ok()?;
-        let wait = Some(std::time::Duration::from_millis(700));
-        visitor.set_read_timeout(wait).unwrap();
-        let is_served = try_exchange(&visitor, b"anyone there").is_ok();
-        streak = if is_served { streak + 1 } else { 0 };
-        (streak == 5).then_some(())
+    for_each(&Combination::with_own_connections(), |combination| {
+        let target = TcpServer::echo();
+        let (server, client, proxy) = start_through_proxy(*combination, &target);
+        assert!(proxy.kill(Which::Idle, Death::SilentForServer) >= 8);
+        // Those that the server takes for alive cost a visitor each at worst, then service is back.
+        let mut streak = 0;
+        eventually("five visitors in a row that are served", || {
+            let visitor = try_dial(server.tcp_address()).ok()?;
+            let wait = Some(std::time::Duration::from_millis(700));
+            visitor.set_read_timeout(wait).unwrap();
+            let is_served = try_exchange(&visitor, b"anyone there").is_ok();
+            streak = if is_served { streak + 1 } else { 0 };
+            (streak == 5).then_some(())
+        });
+        assert_eq!(server.ended_count() + client.ended_count(), 0);
     });
-    assert_eq!(server.ended_count() + client.ended_count(), 0);
 }
 
 #[test]
 fn pool_survives_a_hundred_visitors_that_leave_at_once() {
-    let target = TcpServer::echo();
-    let both = Reverse::start(target.address(), "max=16", "min=4");
-    for _ in 0..100 {
-        drop(dial(both.entry));
-    }
-    exchange(&dial(both.entry), b"served all the same");
-    assert_eq!(both.client.ended_count(), 0);
+    for_each(&Combination::plainest(Flow::Reverse), |combination| {
+        let target = TcpServer::echo();
+        let both = Reverse::start(
+            target.address(),
+            &format!("max=16&{}", combination.server_options()),
+            "min=4",
+        );
+        for _ in 0..100 {
+            drop(dial(both.entry));
+        }
+        exchange(&dial(both.entry), b"served all the same");
+        assert_eq!(both.client.ended_count(), 0);
+    });
 }

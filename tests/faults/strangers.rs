@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::support::each::for_each;
 use crate::support::ends::{End, QUICK, Reverse};
 use crate::support::eventually;
 use crate::support::program::raise_descriptor_limit;
 use crate::support::servers::TcpServer;
+use crate::support::tunnel::{Combination, Flow};
 use crate::support::visitors::{dial, exchange, read_to_end, try_dial};
 
 const VISITORS: usize = 30;
@@ -33,31 +35,33 @@ fn check_clients(both: &Reverse, target: &TcpServer) {
 
 /// Each of `openings` is said by some strangers, who then wait; visitors and clients do not mind.
 #[track_caller]
-fn check_openings(server_options: &str, openings: &[&[u8]]) {
+fn check_openings(combinations: &[Combination], openings: &[&[u8]]) {
     const EACH: usize = 10;
-    let target = TcpServer::echo();
-    let both = Reverse::start(target.address(), server_options, "min=4");
-    let mut strangers = Vec::new();
-    for opening in openings {
-        for _ in 0..EACH {
-            let mut stranger = dial(both.tunnel);
-            stranger.write_all(opening).unwrap();
-            strangers.push(stranger);
+    for_each(combinations, |combination| {
+        let target = TcpServer::echo();
+        let both = Reverse::start(target.address(), &combination.server_options(), "min=4");
+        let mut strangers = Vec::new();
+        for opening in openings {
+            for _ in 0..EACH {
+                let mut stranger = dial(both.tunnel);
+                stranger.write_all(opening).unwrap();
+                strangers.push(stranger);
+            }
         }
-    }
-    check_visitors(both.entry);
-    check_clients(&both, &target);
-    // None of them is kept for longer than a handshake may take.
-    for stranger in &strangers {
-        read_to_end(stranger);
-    }
+        check_visitors(both.entry);
+        check_clients(&both, &target);
+        // None of them is kept for longer than a handshake may take.
+        for stranger in &strangers {
+            read_to_end(stranger);
+        }
+    });
 }
 
 #[test]
 fn garbage_on_the_tunnel_port_disturbs_nobody() {
     let long = vec![0xa5; 64 * 1024];
     check_openings(
-        "",
+        &Combination::plainest(Flow::Reverse),
         &[
             b"\0\0\0\0\0\0\0\0",
             b"SSH-2.0-OpenSSH_9.2\r\n",
@@ -73,7 +77,7 @@ fn garbage_on_the_tunnel_port_disturbs_nobody() {
 #[test]
 fn silence_and_halves_on_the_tunnel_port_disturb_nobody() {
     check_openings(
-        "",
+        &Combination::plainest(Flow::Reverse),
         &[
             b"",
             b"G",
@@ -89,47 +93,52 @@ fn silence_and_halves_on_the_tunnel_port_disturb_nobody() {
 fn tls_that_stops_in_the_middle_of_its_hello_disturbs_nobody() {
     // A record that announces 512 bytes of a hello, and the first few of them.
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
-    check_openings("tls=1", &[b"\x16", hello]);
-    check_openings("", &[b"\x16", hello]);
+    let mut all = Combination::plain_and_encrypted();
+    all.retain(|one| one.flow == Flow::Reverse);
+    check_openings(&all, &[b"\x16", hello]);
 }
 
 #[test]
 fn request_that_comes_byte_by_byte_disturbs_nobody() {
-    let target = TcpServer::echo();
-    let both = Reverse::start(target.address(), "", "min=4");
-    let is_over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let slow = || {
-            let mut stranger = dial(both.tunnel);
-            let request = b"GET / HTTP/1.1\r\nX: ".iter().chain([b'x'; 4096].iter());
-            for byte in request {
-                if is_over.load(Ordering::SeqCst) || stranger.write_all(&[*byte]).is_err() {
-                    return;
+    for_each(&Combination::plainest(Flow::Reverse), |combination| {
+        let target = TcpServer::echo();
+        let both = Reverse::start(target.address(), &combination.server_options(), "min=4");
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let slow = || {
+                let mut stranger = dial(both.tunnel);
+                let request = b"GET / HTTP/1.1\r\nX: ".iter().chain([b'x'; 4096].iter());
+                for byte in request {
+                    if is_over.load(Ordering::SeqCst) || stranger.write_all(&[*byte]).is_err() {
+                        return;
+                    }
+                    // Slow is what this stranger is.
+                    thread::sleep(Duration::from_millis(10));
                 }
-                // Slow is what this stranger is.
-                thread::sleep(Duration::from_millis(10));
+            };
+            for _ in 0..8 {
+                scope.spawn(slow);
             }
-        };
-        for _ in 0..8 {
-            scope.spawn(slow);
-        }
-        check_visitors(both.entry);
-        check_clients(&both, &target);
-        is_over.store(true, Ordering::SeqCst);
+            check_visitors(both.entry);
+            check_clients(&both, &target);
+            is_over.store(true, Ordering::SeqCst);
+        });
     });
 }
 
 #[test]
 fn five_hundred_open_connections_of_a_stranger_disturb_nobody() {
-    const STRANGERS: usize = 500;
-    raise_descriptor_limit();
-    let target = TcpServer::echo();
-    let both = Reverse::start(target.address(), "", "min=4");
-    let strangers: Vec<TcpStream> = (0..STRANGERS).map(|_| dial(both.tunnel)).collect();
-    check_visitors(both.entry);
-    check_clients(&both, &target);
-    drop(strangers);
-    check_visitors(both.entry);
+    for_each(&Combination::plainest(Flow::Reverse), |combination| {
+        const STRANGERS: usize = 500;
+        raise_descriptor_limit();
+        let target = TcpServer::echo();
+        let both = Reverse::start(target.address(), &combination.server_options(), "min=4");
+        let strangers: Vec<TcpStream> = (0..STRANGERS).map(|_| dial(both.tunnel)).collect();
+        check_visitors(both.entry);
+        check_clients(&both, &target);
+        drop(strangers);
+        check_visitors(both.entry);
+    });
 }
 
 #[test]

@@ -139,8 +139,12 @@ fn refuse(mut client: &TcpStream, opening: &[u8], requests: &Mutex<Vec<String>>)
         return false;
     }
     let head = String::from_utf8_lossy(opening).into_owned();
-    let is_native = head.to_ascii_lowercase().contains("\r\nnodepass-version:");
-    requests.lock().unwrap().push(head);
+    let lower_case = head.to_ascii_lowercase();
+    let is_native = lower_case.contains("\r\nnodepass-version:");
+    // A pool connection of WebSocket begins with a request as well.
+    if !lower_case.contains("\r\nupgrade:") {
+        requests.lock().unwrap().push(head);
+    }
     if is_native && client.write_all(REFUSAL.as_bytes()).is_ok() {
         let _ = client.shutdown(Shutdown::Write);
         // The client may have to be waited for, so that the answer is not reset away.

@@ -6,10 +6,14 @@ pub mod each;
 pub mod ends;
 pub mod link;
 pub mod name_server;
+#[cfg(all(feature = "tls", feature = "websocket"))]
+pub mod nginx;
 pub mod pattern;
 pub mod peer;
 pub mod program;
 pub mod proxy;
+#[cfg(any(feature = "http2", feature = "websocket"))]
+pub mod python;
 pub mod recording;
 pub mod servers;
 pub mod tunnel;

@@ -3,12 +3,19 @@
 
 mod client;
 mod control;
+#[cfg_attr(
+    not(feature = "http2"),
+    expect(dead_code, reason = "what only the cases of HTTP/2 ask for")
+)]
+pub mod http2;
 mod server;
+mod sha1;
 mod stream;
+pub mod web_socket;
 
-pub use client::{PlayedClient, ask, handshake, handshake_v1, join_v1, join_with, say_hello};
+pub use client::{PlayedClient, Way, ask, handshake, handshake_v1, join_v1, join_with, say_hello};
 pub use control::Control;
-pub use server::{PlayedServer, read_head};
+pub use server::{Form, PlayedServer, read_head};
 pub use stream::{Identity, Stream};
 
 use nodepass::wire::key::TunnelKey;

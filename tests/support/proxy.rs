@@ -1,5 +1,5 @@
 //! A TCP proxy between the two ends of a tunnel that can tell their connections apart, and cut,
-//! freeze or delay them. It knows the native dialect without TLS.
+//! freeze or delay them. It knows the native dialect without TLS, over TCP and WebSocket.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -20,6 +20,12 @@ use super::visitors::try_dial;
 
 /// How long the loop sleeps when nothing happens: orders are seen that late.
 const TURN: Duration = Duration::from_millis(5);
+
+/// Bytes from the start of a connection by which it is told what it is.
+const START_SIZE_MAX: usize = 1024;
+
+/// A binary message of WebSocket from a server that holds an id, without that.
+const ID_MESSAGE: &[u8] = &[0x82, 4];
 
 /// Bytes on their way in one direction, after which its source is not read.
 const QUEUE_SIZE_MAX: usize = 4 << 20;
@@ -207,6 +213,12 @@ fn serve(listener: &TcpListener, state: &Mutex<State>) {
     }
 }
 
+/// Bytes of the head of an HTTP message that stands at the front, its empty line included.
+fn head_size(bytes: &[u8]) -> Option<usize> {
+    let end = bytes.windows(4).position(|end| end == b"\r\n\r\n")?;
+    Some(end + 4)
+}
+
 /// Sleeps until something can be read, or `timeout`.
 fn wait(listener: &TcpListener, state: &Mutex<State>, timeout: Duration) {
     let mut sockets = vec![listener.as_fd().try_clone_to_owned().unwrap()];
@@ -250,19 +262,39 @@ impl State {
 
 impl Connection {
     fn is(&self, which: Which) -> bool {
-        let [up, down] = &self.starts;
-        let is_pool = up.starts_with(NATIVE_MAGIC);
-        let is_control = is_pool && *down == PoolId::CONTROL.0;
-        let preface_size = u64::try_from(PREFACE_SIZE).unwrap();
+        let Some((id, opening_sizes)) = self.pool_id() else {
+            return which == Which::All;
+        };
         match which {
             Which::All => true,
-            Which::Control => is_control,
-            Which::Idle => {
-                let has_id = down.len() == PoolId::CONTROL.0.len();
-                let is_quiet = self.sent[0] <= preface_size && self.sent[1] == 4;
-                is_pool && !is_control && has_id && is_quiet
-            }
+            Which::Control => id == PoolId::CONTROL,
+            Which::Idle => id != PoolId::CONTROL && self.sent == opening_sizes,
         }
+    }
+
+    /// The id of a pool connection, and how many bytes each side has said until it was given.
+    fn pool_id(&self) -> Option<(PoolId, [u64; 2])> {
+        let [up, down] = &self.starts;
+        let (up_size, id_at) = if up.starts_with(NATIVE_MAGIC) {
+            (PREFACE_SIZE, 0)
+        } else {
+            let request_size = head_size(up)?;
+            let request = str::from_utf8(&up[..request_size]).ok()?;
+            if !request
+                .to_ascii_lowercase()
+                .contains("\r\nupgrade: websocket")
+            {
+                return None;
+            }
+            let answer_size = head_size(down)?;
+            if !down[answer_size..].starts_with(ID_MESSAGE) {
+                return None;
+            }
+            (request_size, answer_size + ID_MESSAGE.len())
+        };
+        let id = PoolId(*down[id_at..].first_chunk()?);
+        let sizes = [up_size, id_at + id.0.len()];
+        Some((id, sizes.map(|size| u64::try_from(size).unwrap())))
     }
 
     /// Returns whether something is left of it.
@@ -368,7 +400,7 @@ impl Side {
                 }
                 Ok(size) => {
                     let bytes = &buffer[..size];
-                    let room = PoolId::CONTROL.0.len().saturating_sub(start.len());
+                    let room = START_SIZE_MAX.saturating_sub(start.len());
                     start.extend(bytes.iter().take(room));
                     *count += u64::try_from(size).unwrap();
                     other.queue_size += size;

@@ -91,14 +91,62 @@ pub enum Dialect {
 struct Transport {
     /// Option `type`.
     number: u8,
-    dialects: &'static [Dialect],
+    is_built: bool,
+    /// The least encryption that it has: with less of it, it takes this.
+    tls_min: Tls,
+    /// The flows in which v1 is tried. What the dialects differ in is for the most part the same
+    /// in all transports, and seen in both flows of the first one.
+    v1_flows: &'static [Flow],
 }
 
+/// Pool type TCP.
+pub const TCP: u8 = 0;
+
+/// Pool type WebSocket.
+pub const WEB_SOCKET: u8 = 2;
+
+/// Pool type HTTP/2.
+pub const HTTP2: u8 = 3;
+
 /// The transports that there are.
-const TRANSPORTS: &[Transport] = &[Transport {
-    number: 0,
-    dialects: &[Dialect::Native, Dialect::V1],
-}];
+const TRANSPORTS: &[Transport] = &[
+    Transport {
+        number: TCP,
+        is_built: true,
+        tls_min: Tls::None,
+        v1_flows: &Flow::ALL,
+    },
+    Transport {
+        number: WEB_SOCKET,
+        is_built: cfg!(feature = "websocket"),
+        tls_min: Tls::None,
+        v1_flows: &[Flow::Reverse],
+    },
+    Transport {
+        number: HTTP2,
+        is_built: cfg!(feature = "http2"),
+        tls_min: Tls::SelfSigned,
+        v1_flows: &[Flow::Forward],
+    },
+];
+
+impl Transport {
+    /// Those of this build.
+    fn built_in() -> impl Iterator<Item = &'static Self> {
+        TRANSPORTS.iter().filter(|transport| transport.is_built)
+    }
+
+    /// The encryption that it can have in this build.
+    fn tls(&self) -> impl Iterator<Item = Tls> {
+        let is_enough = |tls: &Tls| tls.digit() >= self.tls_min.digit();
+        Tls::built_in().iter().copied().filter(is_enough)
+    }
+}
+
+/// The numbers of the pool types of this build.
+pub fn transports() -> Vec<u8> {
+    Transport::built_in().map(|one| one.number).collect()
+}
 
 /// The kind of a tunnel. Prints as in the line that a session is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,25 +161,35 @@ pub struct Combination {
     pub transport: u8,
 }
 
+impl Display for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::V1 => "v1",
+        })
+    }
+}
+
 impl Display for Combination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dialect = match self.dialect {
-            Dialect::Native => "native",
-            Dialect::V1 => "v1",
-        };
+        let dialect = self.dialect;
         let (flow, tls, transport) = (self.flow, self.tls.digit(), self.transport);
         write!(f, "{dialect}, {flow}, tls={tls}, type={transport}")
     }
 }
 
 impl Combination {
-    /// All that there are.
+    /// All that are tried: all there are, but for v1 in both flows of every transport.
     pub fn all() -> Vec<Self> {
         let mut all = Vec::new();
-        for transport in TRANSPORTS {
-            for &dialect in transport.dialects {
-                for &tls in Tls::built_in() {
-                    all.extend(Flow::ALL.map(|flow| Self {
+        for transport in Transport::built_in() {
+            let dialects = [
+                (Dialect::Native, &Flow::ALL[..]),
+                (Dialect::V1, transport.v1_flows),
+            ];
+            for (dialect, flows) in dialects {
+                for tls in transport.tls() {
+                    all.extend(flows.iter().map(|&flow| Self {
                         flow,
                         tls,
                         dialect,
@@ -149,8 +207,45 @@ impl Combination {
             flow,
             tls: Tls::None,
             dialect: Dialect::Native,
-            transport: 0,
+            transport: TCP,
         }
+    }
+
+    /// The plainest one of a flow in each transport.
+    pub fn plainest(flow: Flow) -> Vec<Self> {
+        let plain = |transport: &Transport| Self {
+            tls: transport.tls_min,
+            transport: transport.number,
+            ..Self::plain(flow)
+        };
+        Transport::built_in().map(plain).collect()
+    }
+
+    /// The plainest reverse one of each transport whose pool connections can be told apart, cut and
+    /// kept from outside.
+    pub fn with_own_connections() -> Vec<Self> {
+        let mut all = Self::plainest(Flow::Reverse);
+        all.retain(|one| one.transport != HTTP2);
+        all
+    }
+
+    /// The plainest one of each flow in each transport, then the same encrypted where it is not.
+    pub fn plain_and_encrypted() -> Vec<Self> {
+        let mut all = Self::all();
+        all.retain(|one| one.dialect == Dialect::Native && one.tls != Tls::Verified);
+        all
+    }
+
+    /// Whether its transport could do with no less encryption.
+    pub fn is_plainest(self) -> bool {
+        Self::plainest(self.flow)
+            .iter()
+            .any(|one| (one.transport, one.tls) == (self.transport, self.tls))
+    }
+
+    /// What a server has to be told so that it is one of this kind, but for the flow.
+    pub fn server_options(self) -> String {
+        format!("tls={}&type={}", self.tls.digit(), self.transport)
     }
 
     /// The same with other encryption.
@@ -166,14 +261,32 @@ impl Combination {
         }
     }
 
-    /// Whether datagrams keep their boundaries on their way.
+    // What v1 leaves out. Native does it all, in every transport.
+
+    /// Whether datagrams keep their boundaries on their way. What v1 writes are the bytes alone.
     pub fn keeps_boundaries(self) -> bool {
         self.dialect == Dialect::Native
     }
 
-    /// Whether one direction of a connection can end before the other.
+    /// The largest datagram that passes in one piece.
+    ///
+    /// Without boundaries it is what fits into one frame that fits into one record of TLS: what is
+    /// larger may reach the other end in two parts, which it takes for two datagrams.
+    pub fn datagram_size_max(self) -> usize {
+        const FRAMES_MAX: usize = 16_375;
+        const BUFFER_SIZE: usize = 16_384;
+        if self.keeps_boundaries() || self.transport == TCP {
+            BUFFER_SIZE
+        } else {
+            FRAMES_MAX
+        }
+    }
+
+    /// Whether one direction of a connection can end before the other. A close frame of WebSocket
+    /// ends both: there the end of a visitor is passed on after a quiet time, and a target that
+    /// waits for it in order to answer speaks to nobody.
     pub fn has_half_close(self) -> bool {
-        self.dialect == Dialect::Native || self.transport != 2
+        self.dialect == Dialect::Native || self.transport != WEB_SOCKET
     }
 
     /// A tunnel of this kind to `targets`, as they are written in a URL.

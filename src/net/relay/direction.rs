@@ -379,6 +379,14 @@ impl<'a> Direction<'a> {
         self.target_ready = true;
     }
 
+    /// Carries nothing more, and passes no end on.
+    pub fn give_up(&mut self) {
+        self.held = Held::Nothing;
+        self.phase = Phase::Done;
+        self.source_ready = false;
+        self.settle_turn(0);
+    }
+
     /// Gives an empty buffer or pipe back, so that nobody holds one while he sleeps.
     pub fn rest(&mut self) {
         if !self.has_bytes() {

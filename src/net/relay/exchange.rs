@@ -8,7 +8,7 @@ use rustix::event::PollFlags;
 
 use super::direction::{Broken, Direction, Gauges, NextMove, Side};
 use super::{Ahead, CloseReason, Terms};
-use crate::limits::{BLOCKED_FACTOR, RESET_FLUSH_TIMEOUT};
+use crate::limits::{BLOCKED_FACTOR, HALF_OPEN_TIMEOUT, RESET_FLUSH_TIMEOUT};
 use crate::net::stream::Stream;
 
 /// How the two streams tell that they are ready.
@@ -33,6 +33,11 @@ pub struct Exchange<'a> {
     /// When bytes were last moved, where that matters.
     moved_at: Option<Instant>,
     read_timeout: Option<Duration>,
+    /// Since when one direction has ended and nothing has moved in the other, where the other side
+    /// knows no end of one alone.
+    half_open_since: Option<Instant>,
+    /// The other side has ended, and may yet leave without a hang-up that poll would tell of.
+    may_leave: bool,
     ending: Option<Ending>,
 }
 
@@ -80,6 +85,8 @@ impl<'a> Exchange<'a> {
             other_life: Life::Alive,
             moved_at: terms.read_timeout.map(|_| Instant::now()),
             read_timeout: terms.read_timeout,
+            half_open_since: None,
+            may_leave: false,
             ending: None,
         }
     }
@@ -131,13 +138,34 @@ impl<'a> Exchange<'a> {
         }
         // A read of one direction may leave something to send in the stream it reads from.
         self.onward.note_unsent(other);
+        // An end may have come with the bytes before it, and nothing else tells of it.
+        self.onward.source_ready |= application.holds_bytes();
+        self.back.source_ready |= other.holds_bytes();
         if self.onward.is_done() && self.back.is_done() {
             return Some(CloseReason::Finished);
+        }
+        self.may_leave = false;
+        if self.back.is_done() {
+            match other.has_left() {
+                Some(true) => {
+                    return Some(CloseReason::OtherBroke(
+                        io::ErrorKind::ConnectionReset.into(),
+                    ));
+                }
+                Some(false) => self.may_leave = true,
+                None => {}
+            }
+        }
+        let ends_as_one = !other.has_half_close();
+        if ends_as_one && (self.onward.is_done() || self.back.is_done()) {
+            self.half_open_since.get_or_insert_with(Instant::now);
         }
         if self.application_life.is_lost(&self.onward, &self.back) {
             return Some(CloseReason::ApplicationBroke(error_of(application)));
         }
-        if self.other_life.is_lost(&self.back, &self.onward) {
+        // One that has ended both directions may be gone: nothing was to be delivered any more.
+        let has_ended_both = ends_as_one && !self.back.is_open();
+        if !has_ended_both && self.other_life.is_lost(&self.back, &self.onward) {
             return Some(CloseReason::OtherBroke(error_of(other)));
         }
         None
@@ -178,7 +206,10 @@ impl<'a> Exchange<'a> {
         match self.ending.as_ref().map(|ending| &ending.reason) {
             None => (
                 wanted(self.onward.wants_source(), self.back.wants_target()),
-                wanted(self.back.wants_source(), self.onward.wants_target()),
+                wanted(
+                    self.back.wants_source() || self.may_leave,
+                    self.onward.wants_target(),
+                ),
             ),
             Some(CloseReason::ApplicationBroke(_)) => (
                 PollFlags::empty(),
@@ -207,6 +238,12 @@ impl<'a> Exchange<'a> {
     pub fn note_other(&mut self, got: PollFlags) {
         let life = note_events(got, &mut self.back, &mut self.onward);
         self.other_life = self.other_life.max(life);
+    }
+
+    /// Notes that the other side takes nothing more, although it has ended its own direction in
+    /// order: what it has said stands, and what is on its way to it is thrown away.
+    pub fn decline(&mut self) {
+        self.onward.give_up();
     }
 
     /// Returns whether one side broke and only the rest of what it sent is delivered.
@@ -255,9 +292,22 @@ impl<'a> Exchange<'a> {
             NextMove::At(turn_at) => Some(turn_at),
             NextMove::AtOnce | NextMove::WhenTold => None,
         });
-        let Some(next) = turns.chain(idle_at).min() else {
+        let half_open_at = match &mut self.half_open_since {
+            Some(since) => {
+                // What is said to a side that has ended is no sign of life.
+                if has_moved && !self.back.is_done() {
+                    *since = Instant::now();
+                }
+                (!self.back.is_holding()).then_some(*since + HALF_OPEN_TIMEOUT)
+            }
+            None => None,
+        };
+        let Some(next) = turns.chain(idle_at).chain(half_open_at).min() else {
             return Ok(Wake::WhenTold);
         };
+        if half_open_at.is_some_and(|at| at <= Instant::now()) {
+            return Err(CloseReason::Finished);
+        }
         if idle_at.is_some_and(|at| at <= Instant::now()) {
             return Err(CloseReason::Idle);
         }

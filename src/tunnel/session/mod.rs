@@ -25,9 +25,8 @@ use self::check::OwnCheck;
 pub use self::end::SessionEnd;
 use crate::limits::SILENT_INTERVALS_MAX;
 use crate::net::datagram_stream::Framing;
-use crate::net::stream::BoxedStream;
 use crate::pool::shelf::{Claim, Put};
-use crate::pool::{Pool, PoolConnection};
+use crate::pool::{Carrier, Pool, PoolConnection};
 use crate::runtime::event::Event;
 use crate::runtime::threads::lock;
 use crate::tunnel::control::{Control, ControlEnd, Listener, NotSent};
@@ -111,23 +110,43 @@ pub enum Order {
 impl Session {
     /// Starts a session on its control channel.
     ///
-    /// `stream` is the control channel behind its id; `warm_up` fills the pool, at the client.
+    /// `carrier` is the control channel behind its id; `warm_up` fills the pool, at the client.
     ///
     /// Errors: the system is short of descriptors or threads, or there are too many sessions.
     pub fn start(
         around: Surroundings,
         terms: Terms,
-        stream: BoxedStream,
+        carrier: Carrier,
+        (writer, reader): (SignalWriter, SignalReader),
+        warm_up: Option<WarmUp>,
+    ) -> io::Result<Arc<Self>> {
+        let over = Arc::new(Event::new()?);
+        carrier.end_with(&over);
+        let codecs = (writer, reader);
+        let started = Self::start_until(&over, around, terms, carrier, codecs, warm_up);
+        if started.is_err() {
+            // What carries the control channel must not live on for it.
+            over.raise();
+        }
+        started
+    }
+
+    fn start_until(
+        over: &Arc<Event>,
+        around: Surroundings,
+        terms: Terms,
+        carrier: Carrier,
         (writer, reader): (SignalWriter, SignalReader),
         warm_up: Option<WarmUp>,
     ) -> io::Result<Arc<Self>> {
         let queue_max = around.instance.limits.signal_queue_max;
         let idle_max = usize::try_from(terms.offer.pool_max).unwrap_or(usize::MAX);
+        let stream = carrier.into_control_stream()?;
         let session = Arc::new(Self {
             pool: Pool::new(idle_max, queue_max),
             control: Control::new(stream, writer, queue_max)?,
             ended: Arc::new(Event::new()?),
-            over: Arc::new(Event::new()?),
+            over: Arc::clone(over),
             reason: Mutex::default(),
             is_open: AtomicBool::new(false),
             check: Mutex::default(),
@@ -145,8 +164,10 @@ impl Session {
         let reading = Arc::clone(&session);
         if let Err(refused) = sessions.readers.run(move || reading.read_control(reader)) {
             session.end(SessionEnd::NoRoom(refused.to_string()));
-            session.over.raise();
             return Err(io::Error::other(refused.to_string()));
+        }
+        if let Some(warm_up) = &session.warm_up {
+            warm_up.end_with(&session.over);
         }
         if !session.awaits_check() {
             session.open();
@@ -292,13 +313,13 @@ impl Session {
     }
 
     /// Takes an idle pool connection for a visitor, who must then be signalled.
-    pub fn take_next(&self) -> Option<(PoolId, BoxedStream)> {
+    pub fn take_next(&self) -> Option<(PoolId, Carrier)> {
         if !self.is_entry() || !self.was_open() {
             return None;
         }
         let (id, connection) = self.pool.take_next()?;
         self.note_take();
-        Some((id, connection.stream))
+        Some((id, connection.carrier))
     }
 
     /// Returns whether visitors come to this end.
@@ -462,7 +483,7 @@ impl Session {
                 self.note_take();
                 self.around
                     .exit
-                    .carry(self, connection.stream, kind, remote);
+                    .carry(self, connection.carrier, kind, remote);
             }
             Order::Verify(claim) => self.compare(connection.fingerprint, claim),
         }

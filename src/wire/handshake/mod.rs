@@ -10,6 +10,8 @@
 //!                ◀─ 200, NodePass-Proof, the offer ──────────────────
 //! ```
 //!
+//! A WebSocket pool connection begins with an exchange of its own ([`server::Upgrade`], `upgrade`).
+//!
 //! Both sides are values that a step consumes: [`client`] from [`client::AwaitOffer`] or
 //! [`client::AwaitChallenge`] on, [`server`] from [`server::Request`] on. The server keeps nothing
 //! between the two native requests: sn proves itself ([`challenge`]).
@@ -26,6 +28,8 @@ pub mod challenge;
 pub mod client;
 mod head;
 pub mod server;
+#[cfg(feature = "websocket")]
+pub mod upgrade;
 
 pub use head::{Connection, HeadError};
 
@@ -42,6 +46,14 @@ const HEADER_CHALLENGE: &str = "NodePass-Challenge";
 const HEADER_PROOF: &str = "NodePass-Proof";
 const HEADER_REPLACES: &str = "NodePass-Replaces";
 const HEADER_TICKET: &str = "NodePass-Ticket";
+
+/// The version of WebSocket. RFC 6455 section 4.1
+const SOCKET_VERSION: &str = "13";
+
+const HEADER_SOCKET_VERSION: &str = "Sec-WebSocket-Version";
+const HEADER_SOCKET_KEY: &str = "Sec-WebSocket-Key";
+#[cfg(feature = "websocket")]
+const HEADER_SOCKET_ACCEPT: &str = "Sec-WebSocket-Accept";
 
 /// A native session, agreed on by two ends that both know the tunnel key.
 ///
@@ -77,6 +89,12 @@ impl NativeSession {
             SessionTickets::new(self.id, self.key),
         )
     }
+}
+
+/// Returns what a server answers to a WebSocket key. RFC 6455 section 4.2.2
+#[cfg(feature = "websocket")]
+fn accept_key(key: &[u8]) -> String {
+    tungstenite::handshake::derive_accept_key(key)
 }
 
 /// Returns the proof of a client that knows `key`.

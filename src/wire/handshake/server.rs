@@ -5,6 +5,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::super::fingerprint::Fingerprint;
 use super::super::key::{HIDDEN_KEY, ServerKeys, TunnelKey};
 use super::super::offer::{NativePart, Offer};
@@ -16,8 +19,9 @@ use super::super::ticket::Ticket;
 use super::challenge::{AnsweredChallenges, BootSecret, ChallengeError, Fresh};
 use super::head::{self, HeadError, Headers};
 use super::{
-    HEADER_CHALLENGE, HEADER_NONCE, HEADER_PROOF, HEADER_REPLACES, HEADER_TICKET, HEADER_VERSION,
-    NativeSession, VERSION, prove_client, prove_server,
+    HEADER_CHALLENGE, HEADER_NONCE, HEADER_PROOF, HEADER_REPLACES, HEADER_SOCKET_KEY,
+    HEADER_SOCKET_VERSION, HEADER_TICKET, HEADER_VERSION, NativeSession, SOCKET_VERSION, VERSION,
+    prove_client, prove_server,
 };
 
 /// What a client asks for, in a head that is as it must be. Nothing of it is verified.
@@ -29,11 +33,16 @@ pub enum Request {
     Hello(Hello),
     /// The second step of a native handshake.
     Proof(ProofRequest),
-    /// A WebSocket pool connection. Its handshake needs the head once more.
-    WebSocket {
-        /// The ticket of a native one.
-        ticket: Option<Ticket>,
-    },
+    /// A WebSocket pool connection.
+    WebSocket(Upgrade),
+}
+
+/// A WebSocket pool connection that asks to be one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    ticket: Option<Ticket>,
+    /// What the answer is derived from.
+    key: Vec<u8>,
 }
 
 /// A v1 handshake, with or without a token. Never prints it: whoever has it can use it again.
@@ -161,7 +170,23 @@ fn classify_websocket(headers: &Headers<'_, '_>) -> Result<Request, Refusal> {
         None => None,
         Some(value) => Some(Ticket::decode_header(value).ok_or(Refusal::Ticket)?),
     };
-    Ok(Request::WebSocket { ticket })
+    if !headers.lists("Connection", "Upgrade") {
+        return Err(Refusal::Head(HeadError::Header("Connection")));
+    }
+    let single = |name| headers.single(name).map_err(Refusal::Head);
+    if single(HEADER_SOCKET_VERSION)? != Some(SOCKET_VERSION.as_bytes()) {
+        return Err(Refusal::Head(HeadError::Header(HEADER_SOCKET_VERSION)));
+    }
+    // 16 bytes. RFC 6455 section 4.2.1
+    let key = single(HEADER_SOCKET_KEY)?.filter(|key| {
+        let decoded = STANDARD.decode(key);
+        decoded.is_ok_and(|bytes| bytes.len() == 16)
+    });
+    let key = key.ok_or(Refusal::Head(HeadError::Header(HEADER_SOCKET_KEY)))?;
+    Ok(Request::WebSocket(Upgrade {
+        ticket,
+        key: key.to_vec(),
+    }))
 }
 
 fn classify_native(headers: &Headers<'_, '_>) -> Result<Request, Refusal> {
@@ -229,6 +254,25 @@ impl BearerVerified {
     /// The session's key.
     pub fn key(&self) -> &TunnelKey {
         self.0.key()
+    }
+}
+
+impl Upgrade {
+    /// The ticket of a native one.
+    pub fn ticket(&self) -> Option<&Ticket> {
+        self.ticket.as_ref()
+    }
+
+    /// Returns the answer that makes the connection a WebSocket.
+    #[cfg(feature = "websocket")]
+    pub fn accept(&self) -> Vec<u8> {
+        let accept = super::accept_key(&self.key);
+        let headers = [
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            (super::HEADER_SOCKET_ACCEPT, &*accept),
+        ];
+        head::encode("HTTP/1.1 101 Switching Protocols", &headers)
     }
 }
 

@@ -235,18 +235,27 @@ fn requests_are_told_apart() {
         Ok(Some((Request::Bearer(_), _)))
     ));
     assert!(matches!(decode(&hello), Ok(Some((Request::Hello(_), _)))));
-    let websocket = "GET / HTTP/1.1\r\nUpgrade: WebSocket\r\nConnection: Upgrade";
-    let decoded = decode(websocket);
-    assert!(matches!(
-        decoded,
-        Ok(Some((Request::WebSocket { ticket: None }, _)))
-    ));
+    let upgrade = "GET / HTTP/1.1\r\nUpgrade: WebSocket\r\nConnection: Upgrade";
+    let version = "Sec-WebSocket-Version: 13";
+    let websocket =
+        format!("{upgrade}\r\n{version}\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==");
     let ticket = format!("{websocket}\r\nNodePass-Ticket: {}", "ab".repeat(40));
-    let decoded = decode(&ticket);
-    assert!(matches!(
-        decoded,
-        Ok(Some((Request::WebSocket { ticket: Some(_) }, _)))
-    ));
+    for (head, has_ticket) in [(&websocket, false), (&ticket, true)] {
+        let Ok(Some((Request::WebSocket(upgrade), _))) = decode(head) else {
+            panic!("{head}");
+        };
+        assert_eq!(upgrade.ticket().is_some(), has_ticket);
+    }
+    for wrong in [
+        upgrade.to_owned(),
+        websocket.replace("13", "8"),
+        websocket.replace("n: 13", "n: 13\r\nSec-WebSocket-Version: 13"),
+        websocket.replace("dGhl", "dGhldGhl"),
+        websocket.replace("dGhl", "????"),
+        websocket.replace("n: Upgrade", "n: close"),
+    ] {
+        assert!(matches!(decode(&wrong), Err(Refusal::Head(_))), "{wrong}");
+    }
     let status = |head: &str| {
         let answer = decode(head).unwrap_err().answer()?;
         let text = String::from_utf8(answer).unwrap();

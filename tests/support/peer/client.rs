@@ -1,6 +1,6 @@
 //! A client that a case plays against our server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 
@@ -11,14 +11,16 @@ use nodepass::wire::handshake::client::{
     decode_response,
 };
 use nodepass::wire::key::TunnelKey;
-use nodepass::wire::offer::{Offer, TlsMode};
+use nodepass::wire::offer::{Offer, TlsMode, Transport};
 use nodepass::wire::proof::SessionId;
 use nodepass::wire::signal::{PoolId, Signal, SignalReader, SignalWriter};
 use nodepass::wire::ticket::{Ticket, TicketIssuer};
 
 use super::control::Control;
+use super::http2::{Mux, Opening};
 use super::random;
 use super::stream::Stream;
+use super::web_socket::{Ends, WebSocket, upgrade_request};
 use crate::support::visitors::try_dial;
 
 /// A client that has joined, with its control channel and idle pool connections.
@@ -33,7 +35,78 @@ pub struct PlayedClient {
     pub control: Control,
     server: SocketAddr,
     tickets: Option<TicketIssuer>,
+    way: Way,
     idle: BTreeMap<PoolId, Stream>,
+}
+
+/// How pool connections are opened.
+pub enum Way {
+    /// One TCP connection each.
+    Tcp,
+    /// One WebSocket each, the first ones with these requests.
+    WebSocket(VecDeque<Vec<u8>>, Ends),
+    /// Streams of one connection.
+    Http2(Mux),
+}
+
+impl Way {
+    /// That of an offer, in the native dialect or in v1.
+    ///
+    /// Errors: there is no connection to be had for HTTP/2.
+    pub fn of(server: SocketAddr, offer: &Offer, is_native: bool) -> io::Result<Self> {
+        Ok(match offer.transport {
+            Transport::Tcp => Self::Tcp,
+            Transport::WebSocket if is_native => {
+                Self::WebSocket(VecDeque::new(), Ends::EmptyMessage)
+            }
+            Transport::WebSocket => Self::WebSocket(VecDeque::new(), Ends::CloseFrame),
+            Transport::Http2 => {
+                let below = Stream::dial_http2(server)?;
+                Self::Http2(Mux::client(below, Opening::of_client()))
+            }
+            Transport::Quic => panic!("no played client speaks QUIC"),
+        })
+    }
+
+    /// Opens a pool connection; the id that it is given.
+    ///
+    /// Errors: it is closed instead.
+    pub fn join(
+        &mut self,
+        server: SocketAddr,
+        tls: bool,
+        ticket: Option<&Ticket>,
+    ) -> io::Result<(PoolId, Stream)> {
+        match self {
+            Self::Tcp => {
+                let preface = ticket.map(Ticket::encode_preface).unwrap_or_default();
+                join_with(server, tls, &preface)
+            }
+            Self::WebSocket(requests, ends) => {
+                let request = requests.pop_front();
+                let request = request.unwrap_or_else(|| upgrade_request("none", ticket));
+                let below = Stream::dial(server, tls)?;
+                let mut stream = WebSocket::open(below, &request, *ends)?;
+                let mut id = [0; 4];
+                stream.read_exact(&mut id)?;
+                Ok((PoolId(id), Stream::WebSocket(Box::new(stream))))
+            }
+            Self::Http2(mux) => {
+                let (id, socket) = mux.join(ticket)?;
+                Ok((id, Stream::Plain(socket)))
+            }
+        }
+    }
+
+    /// The connection of HTTP/2.
+    #[cfg(feature = "http2")]
+    #[track_caller]
+    pub fn mux(&self) -> &Mux {
+        match self {
+            Self::Http2(mux) => mux,
+            _ => panic!("no HTTP/2"),
+        }
+    }
 }
 
 /// A native client that has been given a challenge.
@@ -111,9 +184,15 @@ impl PlayedClient {
     /// Joins in v1 as far as the control channel, after the handshake that led to `offer`.
     #[track_caller]
     pub fn join_v1(server: SocketAddr, key: &TunnelKey, offer: Offer) -> Self {
-        let writer = SignalWriter::v1(key.clone());
-        let reader = SignalReader::v1(key.clone());
-        Self::open(server, offer, None, None, None, writer, reader)
+        let way = Way::of(server, &offer, false).unwrap();
+        Self::join_v1_by(server, key, offer, way)
+    }
+
+    /// The same where pool connections are opened in a way of its own.
+    #[track_caller]
+    pub fn join_v1_by(server: SocketAddr, key: &TunnelKey, offer: Offer, way: Way) -> Self {
+        let ends = (SignalWriter::v1(key.clone()), SignalReader::v1(key.clone()));
+        Self::open(server, offer, None, None, None, ends, way)
     }
 
     /// Joins in the native dialect as far as the control channel.
@@ -132,15 +211,16 @@ impl PlayedClient {
         } = verified;
         let id = NativeSession::id(&session);
         let (writer, reader, tickets) = session.into_client();
-        let tickets = Some(tickets);
+        let ends = (writer, reader);
+        let way = Way::of(server, &offer, true).unwrap();
         Self::open(
             server,
             offer,
             fingerprint,
             Some(id),
-            tickets,
-            writer,
-            reader,
+            Some(tickets),
+            ends,
+            way,
         )
     }
 
@@ -151,16 +231,17 @@ impl PlayedClient {
         fingerprint: Option<Fingerprint>,
         session: Option<SessionId>,
         mut tickets: Option<TicketIssuer>,
-        writer: SignalWriter,
-        reader: SignalReader,
+        (writer, reader): (SignalWriter, SignalReader),
+        mut way: Way,
     ) -> Self {
-        let preface = tickets
-            .as_mut()
-            .map(|issuer| issuer.issue().encode_preface());
+        let ticket = tickets.as_mut().map(TicketIssuer::issue);
         let tls = offer.tls != TlsMode::Plain;
-        let (id, stream) = join_with(server, tls, &preface.unwrap_or_default()).unwrap();
+        let (id, stream) = way.join(server, tls, ticket.as_ref()).unwrap();
         assert_eq!(id, PoolId::CONTROL, "the first id of a session");
-        let seen = stream.fingerprint();
+        let seen = match &way {
+            Way::Http2(mux) => mux.fingerprint,
+            _ => stream.fingerprint(),
+        };
         assert!(fingerprint.is_none() || seen == fingerprint);
         Self {
             offer,
@@ -169,8 +250,15 @@ impl PlayedClient {
             control: Control::start(stream, writer, reader),
             server,
             tickets,
+            way,
             idle: BTreeMap::new(),
         }
+    }
+
+    /// How it opens pool connections.
+    #[cfg(feature = "http2")]
+    pub fn way(&mut self) -> &mut Way {
+        &mut self.way
     }
 
     /// A ticket that was not used; only in the native dialect.
@@ -182,12 +270,9 @@ impl PlayedClient {
     ///
     /// Errors: it is closed instead.
     pub fn try_fill(&mut self) -> io::Result<PoolId> {
-        let preface = match &mut self.tickets {
-            Some(issuer) => issuer.issue().encode_preface(),
-            None => Vec::new(),
-        };
+        let ticket = self.tickets.as_mut().map(TicketIssuer::issue);
         let tls = self.offer.tls != TlsMode::Plain;
-        let (id, stream) = join_with(self.server, tls, &preface)?;
+        let (id, stream) = self.way.join(self.server, tls, ticket.as_ref())?;
         assert_ne!(id, PoolId::CONTROL, "the id of the control channel");
         let before = self.idle.insert(id, stream);
         assert!(before.is_none(), "the server gave {id} twice");

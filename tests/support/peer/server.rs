@@ -12,15 +12,17 @@ use nodepass::wire::fingerprint::Fingerprint;
 use nodepass::wire::handshake::challenge::{AnsweredChallenges, BootSecret};
 use nodepass::wire::handshake::server::{Refusal, Request, decode_request};
 use nodepass::wire::key::{ServerKeys, TunnelKey};
-use nodepass::wire::offer::Offer;
+use nodepass::wire::offer::{Offer, Transport};
 use nodepass::wire::proof::SessionId;
 use nodepass::wire::signal::{PoolId, Signal, SignalReader, SignalWriter};
 use nodepass::wire::ticket::{PREFACE_SIZE, SessionTickets, Ticket};
 use socket2::SockRef;
 
 use super::control::Control;
+use super::http2::{Mux, Opening};
 use super::random;
 use super::stream::{Identity, Stream};
+use super::web_socket::{self, Ends, WebSocket};
 use crate::support::DEADLINE;
 use crate::support::servers::set_deadline;
 
@@ -46,9 +48,22 @@ struct PoolState {
     rules: Option<Rules>,
     control: Option<Stream>,
     idle: BTreeMap<PoolId, Stream>,
+    /// Connections whose streams they are.
+    muxes: Vec<Mux>,
+}
+
+/// What pool connections are made of.
+pub enum Form {
+    /// One TCP connection each.
+    Tcp,
+    /// One WebSocket each, the first ones with these answers, but for what follows from the key.
+    WebSocket(VecDeque<Vec<u8>>),
+    /// Streams of one connection, which begins like this.
+    Http2(Option<Opening>),
 }
 
 struct Rules {
+    form: Form,
     identity: Option<Identity>,
     /// Of a native session.
     tickets: Option<SessionTickets>,
@@ -103,8 +118,9 @@ impl PlayedServer {
     }
 
     /// From now on connections join the pool of a v1 session, and are given `ids` first.
-    pub fn open_pool_v1(&self, identity: Option<Identity>, ids: &[PoolId]) {
+    pub fn open_pool_v1(&self, form: Form, identity: Option<Identity>, ids: &[PoolId]) {
         self.pool.open(Rules {
+            form,
             identity,
             tickets: None,
             ids: ids.iter().copied().collect(),
@@ -182,7 +198,12 @@ impl PlayedServer {
                         })?;
                         let accepted = verified.accept(SessionId(random()), offer, fingerprint);
                         let (writer, reader, tickets) = accepted.session.into_server();
+                        let form = match offer.transport {
+                            Transport::WebSocket => Form::WebSocket(VecDeque::new()),
+                            _ => Form::Tcp,
+                        };
                         self.pool.open(Rules {
+                            form,
                             identity: identity.cloned(),
                             tickets: Some(tickets),
                             ids: VecDeque::from([PoolId::CONTROL]),
@@ -239,15 +260,17 @@ impl Drop for PlayedServer {
 
 impl Pool {
     fn open(&self, rules: Rules) {
-        let mut state = self.state.lock().unwrap();
-        *state = PoolState {
+        let new = PoolState {
             rules: Some(rules),
             ..PoolState::default()
         };
+        let old = std::mem::replace(&mut *self.state.lock().unwrap(), new);
+        // Not under the lock, which a connection may wait for before it ends.
+        drop(old);
     }
 
     /// Lets a connection join, or hands it over as a request.
-    fn admit(&self, socket: TcpStream, requests: &Sender<TcpStream>) {
+    fn admit(self: &Arc<Self>, socket: TcpStream, requests: &Sender<TcpStream>) {
         set_deadline(&socket);
         let mut state = self.state.lock().unwrap();
         let Some(rules) = &mut state.rules else {
@@ -255,15 +278,32 @@ impl Pool {
             let _ = requests.send(socket);
             return;
         };
-        match rules.join(socket) {
-            Ok((PoolId::CONTROL, stream)) => state.control = Some(stream),
-            Ok((id, stream)) => {
-                state.idle.insert(id, stream);
+        if let Form::Http2(opening) = &mut rules.form {
+            let opening = opening.take().unwrap_or_else(Opening::of_server);
+            let identity = rules.identity.as_ref().map(Identity::for_http2);
+            if let Ok(below) = Stream::accept(socket, identity.as_ref()) {
+                let pool = Arc::clone(self);
+                let join = Box::new(move |far| pool.take_stream(far));
+                state.muxes.push(Mux::server(below, opening, join));
             }
-            // It is closed, which is all that it is told.
-            Err(_) => {}
+            return;
         }
+        // An error closes it, which is all that it is told.
+        if let Ok((id, stream)) = rules.join(socket) {
+            state.place(id, stream);
+            self.changed.notify_all();
+        }
+    }
+
+    /// A new stream of HTTP/2 joins; its id.
+    fn take_stream(&self, far: TcpStream) -> PoolId {
+        let mut state = self.state.lock().unwrap();
+        let ids = state.rules.as_mut().map(|rules| &mut rules.ids);
+        let id = ids.and_then(VecDeque::pop_front);
+        let id = id.unwrap_or_else(|| PoolId(random()));
+        state.place(id, Stream::Plain(far));
         self.changed.notify_all();
+        id
     }
 
     #[track_caller]
@@ -275,8 +315,22 @@ impl Pool {
                 return found;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "not within {DEADLINE:?}: {what}");
+            if left.is_zero() {
+                // Whoever cleans up needs it whole.
+                drop(state);
+                panic!("not within {DEADLINE:?}: {what}");
+            }
             state = self.changed.wait_timeout(state, left).unwrap().0;
+        }
+    }
+}
+
+impl PoolState {
+    fn place(&mut self, id: PoolId, stream: Stream) {
+        if id == PoolId::CONTROL {
+            self.control = Some(stream);
+        } else {
+            self.idle.insert(id, stream);
         }
     }
 }
@@ -284,19 +338,54 @@ impl Pool {
 impl Rules {
     fn join(&mut self, socket: TcpStream) -> io::Result<(PoolId, Stream)> {
         let mut stream = Stream::accept(socket, self.identity.as_ref())?;
+        let upgrade = match self.form {
+            Form::WebSocket(_) => Some(web_socket::read_head(&mut stream)?),
+            _ => None,
+        };
         if let Some(tickets) = &mut self.tickets {
-            let mut preface = [0; PREFACE_SIZE];
-            stream.read_exact(&mut preface)?;
-            let ticket = Ticket::decode_preface(&preface).ok().flatten();
+            let ticket = match &upgrade {
+                Some(request) => web_socket::header(request, "NodePass-Ticket")
+                    .and_then(|value| Ticket::decode_header(value.as_bytes())),
+                None => {
+                    let mut preface = [0; PREFACE_SIZE];
+                    stream.read_exact(&mut preface)?;
+                    Ticket::decode_preface(&preface).ok().flatten()
+                }
+            };
             let ticket = ticket.ok_or(io::ErrorKind::InvalidData)?;
             tickets
                 .redeem(&ticket)
                 .map_err(|error| io::Error::other(format!("{error:?}")))?;
         }
+        if let Some(request) = upgrade {
+            stream = self.upgrade(stream, &request)?;
+        }
         let id = self.ids.pop_front().unwrap_or_else(|| PoolId(random()));
         stream.write_all(&id.0)?;
         stream.flush()?;
         Ok((id, stream))
+    }
+
+    /// Answers the request of an upgrade.
+    fn upgrade(&mut self, mut stream: Stream, request: &[u8]) -> io::Result<Stream> {
+        const PLAIN: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+                             Sec-Websocket-Accept: (key)\r\nUpgrade: websocket\r\n\r\n";
+        let accept = web_socket::accept_value(request).ok_or(io::ErrorKind::InvalidData)?;
+        let recorded = match &mut self.form {
+            Form::WebSocket(answers) => answers.pop_front(),
+            _ => None,
+        };
+        let answer = recorded.unwrap_or_else(|| PLAIN.as_bytes().to_vec());
+        let old = web_socket::header(&answer, "Sec-WebSocket-Accept").unwrap();
+        let answer = str::from_utf8(&answer).unwrap().replace(old, &accept);
+        stream.write_all(answer.as_bytes())?;
+        let ends = match self.tickets {
+            Some(_) => Ends::EmptyMessage,
+            None => Ends::CloseFrame,
+        };
+        Ok(Stream::WebSocket(Box::new(WebSocket::accepted(
+            stream, ends,
+        ))))
     }
 }
 

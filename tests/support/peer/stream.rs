@@ -13,8 +13,12 @@ use rustls::{
     SignatureScheme, StreamOwned,
 };
 
+use super::web_socket::WebSocket;
 use crate::support::servers::set_deadline;
 use crate::support::visitors::try_dial;
+
+/// What both ends of a connection of HTTP/2 agree on in TLS (RFC 9113 section 3.2).
+const ALPN_HTTP2: &[u8] = b"h2";
 
 /// One connection, with the deadline of the tests in both directions.
 pub enum Stream {
@@ -24,6 +28,8 @@ pub enum Stream {
     TlsClient(Box<StreamOwned<ClientConnection, TcpStream>>),
     /// TLS, this end being its server.
     TlsServer(Box<StreamOwned<ServerConnection, TcpStream>>),
+    /// WebSocket above one of the others.
+    WebSocket(Box<WebSocket>),
 }
 
 /// A certificate of our own making, and what serves it.
@@ -35,6 +41,13 @@ pub struct Identity {
 }
 
 impl Stream {
+    /// Connects for HTTP/2; any certificate will do.
+    pub fn dial_http2(address: SocketAddr) -> io::Result<Self> {
+        let mut config = (*trusting_config()).clone();
+        config.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
+        Self::begin_tls_with(try_dial(address)?, Arc::new(config))
+    }
+
     /// Connects; with TLS any certificate will do.
     pub fn dial(address: SocketAddr, tls: bool) -> io::Result<Self> {
         let socket = try_dial(address)?;
@@ -46,10 +59,13 @@ impl Stream {
 
     /// Does a client's handshake of TLS on a connection; any certificate will do.
     pub fn begin_tls(socket: TcpStream) -> io::Result<Self> {
+        Self::begin_tls_with(socket, trusting_config())
+    }
+
+    fn begin_tls_with(socket: TcpStream, config: Arc<ClientConfig>) -> io::Result<Self> {
         let address = socket.peer_addr()?;
         let name = ServerName::IpAddress(address.ip().into());
-        let connection =
-            ClientConnection::new(trusting_config(), name).map_err(io::Error::other)?;
+        let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
         let mut stream = StreamOwned::new(connection, socket);
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
@@ -79,13 +95,16 @@ impl Stream {
             Self::Plain(socket) => socket,
             Self::TlsClient(stream) => &stream.sock,
             Self::TlsServer(stream) => &stream.sock,
+            Self::WebSocket(stream) => stream.below().socket(),
         }
     }
 
     /// The fingerprint of the certificate that a server has shown.
     pub fn fingerprint(&self) -> Option<Fingerprint> {
-        let Self::TlsClient(stream) = self else {
-            return None;
+        let stream = match self {
+            Self::TlsClient(stream) => stream,
+            Self::WebSocket(stream) => return stream.below().fingerprint(),
+            Self::Plain(_) | Self::TlsServer(_) => return None,
         };
         let certificate = stream.conn.peer_certificates()?.first()?;
         Some(Fingerprint::of_certificate(certificate))
@@ -103,6 +122,7 @@ impl Stream {
                 stream.conn.send_close_notify();
                 stream.flush()?;
             }
+            Self::WebSocket(stream) => return stream.finish(),
         }
         self.socket().shutdown(Shutdown::Write)
     }
@@ -144,6 +164,7 @@ impl Read for Stream {
             Self::Plain(socket) => socket.read(buffer),
             Self::TlsClient(stream) => stream.read(buffer),
             Self::TlsServer(stream) => stream.read(buffer),
+            Self::WebSocket(stream) => stream.read(buffer),
         }
     }
 }
@@ -154,6 +175,7 @@ impl Write for Stream {
             Self::Plain(socket) => socket.write(bytes),
             Self::TlsClient(stream) => stream.write(bytes),
             Self::TlsServer(stream) => stream.write(bytes),
+            Self::WebSocket(stream) => stream.write(bytes),
         }
     }
 
@@ -162,6 +184,7 @@ impl Write for Stream {
             Self::Plain(socket) => socket.flush(),
             Self::TlsClient(stream) => stream.flush(),
             Self::TlsServer(stream) => stream.flush(),
+            Self::WebSocket(stream) => stream.flush(),
         }
     }
 }
@@ -182,6 +205,16 @@ impl Identity {
             .unwrap();
         Self {
             fingerprint,
+            config: Arc::new(config),
+        }
+    }
+
+    /// The same certificate, served to clients that speak HTTP/2.
+    pub fn for_http2(&self) -> Self {
+        let mut config = (*self.config).clone();
+        config.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
+        Self {
+            fingerprint: self.fingerprint,
             config: Arc::new(config),
         }
     }
