@@ -238,7 +238,8 @@ impl Bench {
         }
         if self.has(|peer| peer.kind == Kind::Tunnel && peer.is_nodepass()) {
             println!(
-                "tunnel is nodepass as server and client, reverse, native; tunnel-tls: tls=1."
+                "tunnel is nodepass as server and client, reverse, native; tunnel-tls: tls=1; \
+                 tunnel-ws: type=2, tunnel-wss: with tls=1; tunnel-h2: type=3."
             );
         }
         if self.has(|peer| peer.name == rathole::NAME) {

@@ -84,6 +84,30 @@ const NODEPASS_TUNNEL_TLS: &[&[&str]] = &[
     NODEPASS_CLIENT,
 ];
 
+const NODEPASS_TUNNEL_WEB_SOCKET: &[&[&str]] = &[
+    &[
+        "{nodepass}",
+        "server://bench@{control}/{visitors}?mode=1&tls=0&type=2&auth=1&log=error",
+    ],
+    NODEPASS_CLIENT,
+];
+
+const NODEPASS_TUNNEL_WEB_SOCKET_TLS: &[&[&str]] = &[
+    &[
+        "{nodepass}",
+        "server://bench@{control}/{visitors}?mode=1&tls=1&type=2&auth=1&log=error",
+    ],
+    NODEPASS_CLIENT,
+];
+
+const NODEPASS_TUNNEL_HTTP2: &[&[&str]] = &[
+    &[
+        "{nodepass}",
+        "server://bench@{control}/{visitors}?mode=1&tls=1&type=3&auth=1&log=error",
+    ],
+    NODEPASS_CLIENT,
+];
+
 const RATHOLE: &[&[&str]] = &[
     &["{rathole}", "--server", "{folder}/server.toml"],
     &["{rathole}", "--client", "{folder}/client.toml"],
@@ -156,6 +180,30 @@ pub const PEERS: &[Peer] = &[
         files: &[],
         commands: NODEPASS_TUNNEL_TLS,
         datagram_commands: NODEPASS_TUNNEL_TLS,
+        idle_count_max: usize::MAX,
+    },
+    Peer {
+        name: "tunnel-ws",
+        kind: Kind::Tunnel,
+        files: &[],
+        commands: NODEPASS_TUNNEL_WEB_SOCKET,
+        datagram_commands: NODEPASS_TUNNEL_WEB_SOCKET,
+        idle_count_max: usize::MAX,
+    },
+    Peer {
+        name: "tunnel-wss",
+        kind: Kind::Tunnel,
+        files: &[],
+        commands: NODEPASS_TUNNEL_WEB_SOCKET_TLS,
+        datagram_commands: NODEPASS_TUNNEL_WEB_SOCKET_TLS,
+        idle_count_max: usize::MAX,
+    },
+    Peer {
+        name: "tunnel-h2",
+        kind: Kind::Tunnel,
+        files: &[],
+        commands: NODEPASS_TUNNEL_HTTP2,
+        datagram_commands: NODEPASS_TUNNEL_HTTP2,
         idle_count_max: usize::MAX,
     },
     Peer {
