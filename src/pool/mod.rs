@@ -10,7 +10,7 @@
 //! A [`Pool`] is what both ends of a session have of it. The end that visitors come to takes
 //! whichever is next, the other end the one that a signal names.
 
-mod carrier;
+pub mod carrier;
 pub mod connector;
 #[cfg(feature = "http2")]
 pub mod http2;
