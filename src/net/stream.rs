@@ -189,6 +189,24 @@ pub fn is_passing(error: &io::Error) -> bool {
     )
 }
 
+/// Lets what a stream has taken leave, as far as it does.
+///
+/// Blocks: until all has left, at most until `deadline`.
+pub fn flush_until(stream: &mut dyn Stream, deadline: Instant) {
+    while let Err(error) = stream.flush() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if error.kind() != io::ErrorKind::WouldBlock || left.is_zero() {
+            return;
+        }
+        let mut set = [PollFd::from_borrowed_fd(
+            stream.descriptor(),
+            PollFlags::OUT,
+        )];
+        // An interrupted or failed poll is answered by the next look at clock and stream.
+        let _ = rustix::event::poll(&mut set, Some(&timespec(left)));
+    }
+}
+
 /// Sets what every TCP connection of a relay has: no delay, and probes that find a dead peer.
 ///
 /// An accepted connection has the options of its listener.

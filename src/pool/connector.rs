@@ -58,7 +58,7 @@ impl Connector {
             #[cfg(feature = "websocket")]
             Self::WebSocket(connector) => connector.tcp.pinned = pinned,
             #[cfg(feature = "http2")]
-            Self::Http2(connector) => connector.pinned = pinned,
+            Self::Http2(connector) => connector.tcp.pinned = pinned,
         }
     }
 

@@ -7,44 +7,30 @@
 //! Source: wire protocol, sections 4 and 8.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::tcp::{OpenError, Opening};
+use super::tcp::{OpenError, TcpConnector};
 use super::{Carrier, PoolConnection};
 use crate::limits::{MUX_ANSWER_LOOK_INTERVAL, MUX_BUSY_PAUSE, MUX_LINES_LOST_MAX, MUX_LINES_MAX};
-use crate::net::cover::ClientCover;
 use crate::net::mux::http2::Http2;
 use crate::net::mux::{Mux, MuxHandle, MuxStream, NotOpened};
-use crate::net::patient::Patience;
-use crate::net::race;
 use crate::runtime::event::Event;
 use crate::runtime::threads::lock;
+use crate::wire::alpn::H2;
 use crate::wire::fingerprint::Fingerprint;
 use crate::wire::signal::PoolId;
-use crate::wire::ticket::Ticket;
 
 /// Starts the thread of a connection.
 pub type Launch = Box<dyn Fn(Mux<Http2>) -> io::Result<()> + Send + Sync>;
 
 /// Makes the pool connections of one session.
 pub struct Http2Connector {
-    /// Where the handshake was done.
-    pub address: SocketAddr,
-    /// What a connection shows.
-    pub opening: Opening,
-    /// TLS, with the protocol `h2`.
-    pub cover: ClientCover,
+    /// Makes what is below, and has the tickets; its cover is TLS, with the protocol `h2`.
+    pub tcp: TcpConnector,
     /// What the server is called in requests.
     pub authority: String,
-    /// The certificate that it has to show.
-    pub pinned: Option<Fingerprint>,
-    /// For the connect.
-    pub dial_timeout: Duration,
-    /// For each step after it.
-    pub handshake_timeout: Duration,
     /// Starts the thread of a connection.
     pub launch: Launch,
     /// The connections that there are.
@@ -107,15 +93,15 @@ impl Http2Connector {
         line: &Line,
         stop: &Event,
     ) -> Result<Result<(PoolId, MuxStream), NotOpened>, OpenError> {
-        let deadline = Instant::now() + self.handshake_timeout;
-        let mut answered = line.handle.open(self.ticket());
+        let deadline = Instant::now() + self.tcp.handshake_timeout;
+        let mut answered = line.handle.open(self.tcp.ticket());
         loop {
             let is_late = stop.is_raised() || Instant::now() >= deadline;
             match answered.recv_timeout(MUX_ANSWER_LOOK_INTERVAL) {
                 // What waits to be sent leaves soon.
                 Ok(Err(NotOpened::Busy)) if !is_late => {
                     stop.wait(MUX_BUSY_PAUSE);
-                    answered = line.handle.open(self.ticket());
+                    answered = line.handle.open(self.tcp.ticket());
                 }
                 Ok(opened) => return Ok(opened),
                 Err(RecvTimeoutError::Disconnected) => return Ok(Err(NotOpened::Over)),
@@ -134,13 +120,6 @@ impl Http2Connector {
             line.handle.end_with(Arc::clone(over));
         }
         lines.over = Some(Arc::clone(over));
-    }
-
-    fn ticket(&self) -> Option<Ticket> {
-        match &self.opening {
-            Opening::Silence => None,
-            Opening::Ticket(issuer) => Some(lock(issuer).issue()),
-        }
     }
 
     /// Returns the connection behind the first `skipped_count`, or makes it.
@@ -172,20 +151,17 @@ impl Http2Connector {
     }
 
     fn connect(&self, stop: &Event) -> Result<Line, OpenError> {
-        let deadline = Instant::now() + self.dial_timeout;
-        let socket = race::connect(self.address, deadline, stop).map_err(OpenError::Connect)?;
-        let patience = Patience::new(self.handshake_timeout, stop);
-        let (tls, fingerprint) = self
-            .cover
-            .put_on_tls(socket, patience)
-            .map_err(OpenError::Cover)?;
-        OpenError::require_pinned(self.pinned, fingerprint)?;
-        if tls.protocol() != Some(b"h2") {
+        let tcp = &self.tcp;
+        let socket = tcp.dial(stop)?;
+        let covered = tcp.cover.put_on_tls(socket, tcp.patience(stop));
+        let (tls, fingerprint) = covered.map_err(OpenError::Cover)?;
+        OpenError::require_pinned(tcp.pinned, fingerprint)?;
+        if tls.protocol() != Some(H2) {
             return Err(OpenError::NotHttp2);
         }
         let transport = Http2::client(tls, self.authority.clone());
         // Whoever starts a session says what ends it; else the connection ends with this time.
-        let expected_until = Instant::now() + 2 * self.handshake_timeout;
+        let expected_until = Instant::now() + 2 * self.tcp.handshake_timeout;
         let mux = Mux::new(transport, None, expected_until).map_err(OpenError::Connect)?;
         let handle = mux.handle();
         (self.launch)(mux).map_err(OpenError::Connect)?;

@@ -15,7 +15,7 @@ use super::{Carrier, PoolConnection};
 use crate::net::cover::{ClientCover, CoverError};
 use crate::net::patient::Patience;
 use crate::net::race;
-use crate::net::stream::BoxedStream;
+use crate::net::stream::{BoxedStream, PlainStream};
 use crate::runtime::event::Event;
 use crate::runtime::threads::lock;
 use crate::wire::fingerprint::Fingerprint;
@@ -96,12 +96,17 @@ impl TcpConnector {
         &self,
         stop: &Event,
     ) -> Result<(BoxedStream, Option<Fingerprint>), OpenError> {
-        let deadline = Instant::now() + self.dial_timeout;
-        let socket = race::connect(self.address, deadline, stop).map_err(OpenError::Connect)?;
+        let socket = self.dial(stop)?;
         let covered = self.cover.put_on(socket, self.patience(stop));
         let (stream, fingerprint) = covered.map_err(OpenError::Cover)?;
         OpenError::require_pinned(self.pinned, fingerprint)?;
         Ok((stream, fingerprint))
+    }
+
+    /// Connects, and nothing more.
+    pub(super) fn dial(&self, stop: &Event) -> Result<PlainStream, OpenError> {
+        let deadline = Instant::now() + self.dial_timeout;
+        race::connect(self.address, deadline, stop).map_err(OpenError::Connect)
     }
 
     /// Takes the id, which is what the server says first.

@@ -25,13 +25,10 @@ use crate::net::mux::{MuxEvent, Transport};
 use crate::net::stream::{BoxedStream, PlainStream, is_passing};
 #[cfg(feature = "http2")]
 use crate::wire::alpn::H2;
-use crate::wire::first_bytes::{Grace, Opening, recognise_opening};
+use crate::wire::first_bytes::{Grace, Opening, TLS_HANDSHAKE, recognise_opening};
 pub use crate::wire::handshake::server::Request;
 use crate::wire::handshake::server::{Refusal, Upgrade, decode_request};
 use crate::wire::ticket::{PREFACE_SIZE, Ticket};
-
-/// The record type of a TLS handshake (RFC 8446 section 5.1).
-const TLS_HANDSHAKE: u8 = 0x16;
 
 const LINE_IS_THERE: &str = "whoever takes it puts it back or ends the caller";
 
@@ -320,10 +317,7 @@ impl Caller {
                 Stage::Answer { at: Some(at), .. } if now < at => {
                     // Nothing is read meanwhile: what he sends waits in the kernel. That he hangs
                     // up cannot be left out, and is told only once.
-                    return Ok(Step::Wait {
-                        until: at.min(self.deadline),
-                        flags: EventFlags::ONESHOT,
-                    });
+                    return Ok(self.hold_back(at));
                 }
                 Stage::Answer { is_last, .. } => {
                     if !self.send(is_last)? {

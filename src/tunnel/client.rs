@@ -46,7 +46,6 @@ use crate::pool::tcp::{OpenError, Opening, TcpConnector};
 use crate::pool::web_socket::WebSocketConnector;
 use crate::runtime::event::wait_for_any;
 use crate::runtime::threads::Crew;
-#[cfg(feature = "http2")]
 use crate::wire::alpn::H2;
 use crate::wire::fingerprint::Fingerprint;
 use crate::wire::key::{ServerKeys, TunnelKey};
@@ -299,30 +298,14 @@ impl Client {
         } = way;
         let limits = &self.around.instance.limits;
         let (dial_timeout, handshake_timeout) = (limits.tcp_dial_timeout, limits.handshake_timeout);
-        #[cfg(feature = "http2")]
-        if offer.transport == Transport::Http2 {
-            let cover = ClientCover::new(offer.tls, server_name.clone(), &[H2]);
-            let around = self.around.clone();
-            return Ok(Connector::Http2(Http2Connector {
-                address,
-                opening,
-                cover: cover.map_err(ClientError::Cover)?,
-                authority: authority_of(server_name),
-                pinned: None,
-                dial_timeout,
-                handshake_timeout,
-                launch: Box::new(move |mux| mux_thread::start(&around, mux)),
-                lines: Mutex::default(),
-            }));
-        }
         #[cfg(feature = "websocket")]
         let ends = match (&opening, offer.flow) {
             (Opening::Ticket(_), _) => Ends::Each,
             (Opening::Silence, Flow::Forward) => Ends::BothLate,
             (Opening::Silence, Flow::Reverse) => Ends::Both,
         };
-        #[cfg(feature = "websocket")]
-        let host = authority_of(server_name.clone());
+        #[cfg(any(feature = "http2", feature = "websocket"))]
+        let authority = authority_of(server_name.clone());
         let is_web = offer.transport == Transport::WebSocket;
         let cover = if is_web && way.over_tls && offer.tls == TlsMode::Plain {
             // It is the proxy in between that asks for TLS; what is promised is tls=0. In v1 nothing
@@ -333,7 +316,11 @@ impl Client {
             };
             ClientCover::tls(accepts, server_name, &[])
         } else {
-            ClientCover::new(offer.tls, server_name, &[])
+            let protocols: &[&[u8]] = match offer.transport {
+                Transport::Http2 => &[H2],
+                Transport::Tcp | Transport::Quic | Transport::WebSocket => &[],
+            };
+            ClientCover::new(offer.tls, server_name, protocols)
         };
         let tcp = TcpConnector {
             address,
@@ -345,7 +332,21 @@ impl Client {
         };
         Ok(match offer.transport {
             #[cfg(feature = "websocket")]
-            Transport::WebSocket => Connector::WebSocket(WebSocketConnector { tcp, host, ends }),
+            Transport::WebSocket => Connector::WebSocket(WebSocketConnector {
+                tcp,
+                host: authority,
+                ends,
+            }),
+            #[cfg(feature = "http2")]
+            Transport::Http2 => {
+                let around = self.around.clone();
+                Connector::Http2(Http2Connector {
+                    tcp,
+                    authority,
+                    launch: Box::new(move |mux| mux_thread::start(&around, mux)),
+                    lines: Mutex::default(),
+                })
+            }
             _ => Connector::Tcp(tcp),
         })
     }

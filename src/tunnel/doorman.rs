@@ -210,14 +210,19 @@ impl Doorman {
                 continue;
             }
             let wake_at = caller.first_look_at();
-            self.wakes.insert((wake_at, number));
-            let place = Place {
-                caller,
-                wake_at,
-                flags,
-            };
-            self.callers.insert(number, place);
+            self.keep(number, caller, wake_at, flags);
         }
+    }
+
+    /// Gives a caller his place until `wake_at`, while his descriptor is watched for `flags`.
+    fn keep(&mut self, number: u64, caller: Caller, wake_at: Instant, flags: EventFlags) {
+        self.wakes.insert((wake_at, number));
+        let place = Place {
+            caller,
+            wake_at,
+            flags,
+        };
+        self.callers.insert(number, place);
     }
 
     fn watch_listener(&self, flags: EventFlags) {
@@ -307,13 +312,7 @@ impl Doorman {
         let is_watched =
             flags == before || epoll::modify(&self.epoll, caller.descriptor(), data, flags).is_ok();
         if is_watched {
-            self.wakes.insert((until, number));
-            let place = Place {
-                caller,
-                wake_at: until,
-                flags,
-            };
-            self.callers.insert(number, place);
+            self.keep(number, caller, until, flags);
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
+use crate::limits::DATAGRAM_ROUNDS_MAX;
 use crate::net::rate::{Place, RateLimit, Turn};
 use crate::runtime::event::timespec;
 
@@ -82,6 +83,15 @@ impl Lane {
     /// Returns whether the members wait for turns.
     pub(super) fn is_limited(&self) -> bool {
         self.inner.is_some()
+    }
+
+    /// Returns how many batches of one member are received before others get their turn.
+    pub(super) fn rounds_max(&self) -> usize {
+        if self.is_limited() {
+            1
+        } else {
+            DATAGRAM_ROUNDS_MAX
+        }
     }
 
     /// Watches a socket for something to read. It leaves when it is closed.

@@ -200,7 +200,7 @@ impl Start<'_> {
         };
         let visitors = self.bind_visitors()?;
         let instance = self.instance(true)?;
-        server::start(self.config, instance, cover, tunnel, visitors).map_err(RunError::Server)
+        server::start(self.config, instance, cover, tunnel, visitors).map_err(RunError::System)
     }
 
     /// Binds the target address of a server; `None` in flow `+`, where targets are dialled.

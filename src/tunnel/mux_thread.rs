@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use super::session::Surroundings;
+use super::session_tcp::terms;
 use crate::net::mux::{Mux, Transport};
-use crate::net::relay::Terms;
 
 /// Starts the thread of `mux`.
 ///
@@ -16,13 +16,7 @@ where
 {
     let instance = Arc::clone(&around.instance);
     let run = move || {
-        let terms = Terms {
-            stock: &instance.stock,
-            meter: &instance.tcp_meter,
-            rates: instance.rates.as_ref(),
-            read_timeout: instance.options.read_timeout,
-            stop: &instance.shutdown.stop,
-        };
+        let terms = terms(&instance, &instance.shutdown.stop);
         mux.run(&terms, &instance.crew);
     };
     let started = around.sessions.muxes.run(run);

@@ -35,8 +35,6 @@ pub enum ServerError {
     Cover(CoverError),
     /// This build has no such pool.
     Transport(Transport),
-    /// The system is short of something.
-    System(io::Error),
 }
 
 /// Returns what `config` puts around its connections.
@@ -70,7 +68,7 @@ pub fn start(
     cover: ServerCover,
     tunnel: TcpListener,
     visitors: Option<Listeners>,
-) -> Result<Running, ServerError> {
+) -> io::Result<Running> {
     let options = &config.options;
     let flow = match visitors {
         Some(_) => Flow::Reverse,
@@ -84,29 +82,7 @@ pub fn start(
         tls: options.tls,
         transport: options.transport,
     };
-    let parts = Parts {
-        tunnel,
-        visitors,
-        cover: Arc::new(cover),
-        offer,
-    };
-    start_threads(config, instance, parts).map_err(ServerError::System)
-}
-
-struct Parts {
-    tunnel: TcpListener,
-    visitors: Option<Listeners>,
-    cover: Arc<ServerCover>,
-    offer: Offer,
-}
-
-fn start_threads(config: &Config, instance: Arc<Instance>, parts: Parts) -> io::Result<Running> {
-    let Parts {
-        tunnel,
-        visitors,
-        cover,
-        offer,
-    } = parts;
+    let cover = Arc::new(cover);
     let sessions = Sessions::new(instance.limits.stack_size);
     let threads = Threads::new(Arc::clone(&instance))?;
     let gauge = Gauge::Tunnel {
@@ -203,7 +179,6 @@ impl ServerError {
         match self {
             Self::Cover(error) => error.is_passing(),
             Self::Transport(_) => false,
-            Self::System(_) => true,
         }
     }
 }
@@ -216,7 +191,6 @@ impl fmt::Display for ServerError {
                 let digit = transport.digit();
                 write!(f, "type={digit} is not in this build; use type=0")
             }
-            Self::System(error) => write!(f, "the system refuses: {error}"),
         }
     }
 }

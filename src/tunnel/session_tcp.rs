@@ -419,7 +419,8 @@ fn note_not_served(
     }
 }
 
-fn terms<'a>(instance: &'a Instance, stop: &'a Event) -> Terms<'a> {
+/// Returns under which conditions the bytes of a visitor are carried, until `stop`.
+pub(super) fn terms<'a>(instance: &'a Instance, stop: &'a Event) -> Terms<'a> {
     Terms {
         stock: &instance.stock,
         meter: &instance.tcp_meter,

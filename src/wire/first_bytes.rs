@@ -11,7 +11,7 @@ use super::sniff::{Verdict, recognise_http};
 pub const NATIVE_MAGIC: &[u8; 4] = b"NPC1";
 
 /// The record type of a TLS handshake (RFC 8446 section 5.1).
-const TLS_HANDSHAKE: u8 = 0x16;
+pub const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What a connection turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

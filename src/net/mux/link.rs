@@ -34,6 +34,33 @@ pub(super) struct Carrying<'a> {
     pub is_queued: bool,
 }
 
+/// A socket that is to be cut off; that is done when it is dropped, if not before.
+pub(super) struct Parting {
+    pub application: Option<BoxedStream>,
+    pub on_end: Option<OnEnd>,
+    pub reason: CloseReason,
+}
+
+impl Parting {
+    /// Cuts it off.
+    ///
+    /// Blocks: until what it was given has left, at most until `deadline`.
+    pub fn cut_off(&mut self, deadline: Instant) {
+        if let Some(mut application) = self.application.take() {
+            application.abort(deadline);
+        }
+    }
+}
+
+impl Drop for Parting {
+    fn drop(&mut self) {
+        self.cut_off(Instant::now());
+        if let Some(on_end) = self.on_end.take() {
+            on_end(&self.reason);
+        }
+    }
+}
+
 /// A stream as the relay sees it.
 pub(super) struct StreamView<'t, T> {
     pub transport: &'t mut T,

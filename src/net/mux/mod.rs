@@ -30,6 +30,7 @@ use std::time::Instant;
 
 use self::bridge::{BridgeStream, bridge};
 pub use self::link::OnEnd;
+use self::link::Parting;
 pub use self::run::Mux;
 use super::relay::CloseReason;
 use super::stream::{BoxedStream, Condition, Stream};
@@ -264,16 +265,12 @@ impl Command {
             // Whoever has stopped waiting needs no answer.
             Self::Open(_, answer) => drop(answer.try_send(Err(NotOpened::Over))),
             Self::Carry(_, errand) => {
-                let Errand {
-                    mut application,
-                    on_end,
-                    ..
-                } = *errand;
-                application.abort(Instant::now());
-                drop(application);
-                on_end(&CloseReason::OtherBroke(
-                    io::ErrorKind::ConnectionReset.into(),
-                ));
+                let reset = io::ErrorKind::ConnectionReset;
+                drop(Parting {
+                    application: Some(errand.application),
+                    on_end: Some(errand.on_end),
+                    reason: CloseReason::OtherBroke(reset.into()),
+                });
             }
             Self::Bridge(_, mut far, _) => far.abort(Instant::now()),
             Self::Identify(..) | Self::Reset(_) | Self::EndWith(_) | Self::Retire => {}

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags};
 
-use super::link::{Carrying, OnEnd, StreamView, Use};
+use super::link::{Carrying, OnEnd, Parting, StreamView, Use};
 use super::{
     Command, Errand, Idle, MuxEvent, MuxHandle, MuxStream, NotOpened, Opened, Porter, StreamKey,
     Transport, Urgency,
@@ -659,30 +659,6 @@ impl<'a, T: Transport> Loop<'a, T> {
         let _ = self.crew.run(move || {
             parting.cut_off(Instant::now() + RESET_FLUSH_TIMEOUT);
         });
-    }
-}
-
-/// A socket that is to be cut off; that is done when it is dropped, if not before.
-struct Parting {
-    application: Option<BoxedStream>,
-    on_end: Option<OnEnd>,
-    reason: CloseReason,
-}
-
-impl Parting {
-    fn cut_off(&mut self, deadline: Instant) {
-        if let Some(mut application) = self.application.take() {
-            application.abort(deadline);
-        }
-    }
-}
-
-impl Drop for Parting {
-    fn drop(&mut self) {
-        self.cut_off(Instant::now());
-        if let Some(on_end) = self.on_end.take() {
-            on_end(&self.reason);
-        }
     }
 }
 

@@ -36,7 +36,7 @@ use rustls::{ClientConnection, Connection, ServerConnection};
 pub(in crate::net) use self::config::crypto;
 pub use self::config::{ClientTls, ServerTls, Trust};
 pub use self::error::{CertificateFault, TlsError};
-use super::stream::{Condition, PlainStream, Stream};
+use super::stream::{Condition, PlainStream, Stream, flush_until};
 use crate::limits::{TLS_RECEIVE_ROUNDS_MAX, TLS_RECEIVE_SIZE, TLS_SEND_SIZE};
 use crate::runtime::event::{Event, timespec};
 use crate::wire::fingerprint::Fingerprint;
@@ -439,18 +439,7 @@ impl Stream for TlsStream {
     }
 
     fn abort(&mut self, deadline: Instant) {
-        while let Err(error) = self.flush() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if error.kind() != io::ErrorKind::WouldBlock || left.is_zero() {
-                break;
-            }
-            let mut set = [PollFd::from_borrowed_fd(
-                self.socket.descriptor(),
-                PollFlags::OUT,
-            )];
-            // An interrupted or failed poll is answered by the next look at clock and socket.
-            let _ = rustix::event::poll(&mut set, Some(&timespec(left)));
-        }
+        flush_until(self, deadline);
         self.socket.abort(deadline);
     }
 

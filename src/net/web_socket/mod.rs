@@ -25,13 +25,10 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags};
-
-use super::stream::{BoxedStream, Condition, Stream, is_passing};
+use super::stream::{BoxedStream, Condition, Stream, flush_until, is_passing};
 use crate::limits::{
     WEB_SOCKET_CHECK_SIZE, WEB_SOCKET_JOIN_SIZE, WEB_SOCKET_ROUNDS_MAX, WEB_SOCKET_SEND_SIZE,
 };
-use crate::runtime::event::timespec;
 use crate::runtime::random::random_bytes;
 pub use crate::wire::web_socket::Role;
 use crate::wire::web_socket::{
@@ -521,18 +518,7 @@ impl Stream for WebSocketStream {
     }
 
     fn abort(&mut self, deadline: Instant) {
-        while let Err(error) = self.flush() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if error.kind() != io::ErrorKind::WouldBlock || left.is_zero() {
-                break;
-            }
-            let mut set = [PollFd::from_borrowed_fd(
-                self.inner.descriptor(),
-                PollFlags::OUT,
-            )];
-            // An interrupted or failed poll is answered by the next look at clock and stream.
-            let _ = rustix::event::poll(&mut set, Some(&timespec(left)));
-        }
+        flush_until(self, deadline);
         // Nothing that looks like an end may follow.
         (self.writing, self.close) = (Writing::Ended, Close::Closed);
         (self.sent, self.filled, self.pong) = (0, 0, None);

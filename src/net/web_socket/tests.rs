@@ -8,11 +8,14 @@ use tungstenite::protocol::frame::{Frame as PeerFrame, FrameHeader};
 use tungstenite::protocol::{Role as PeerRole, WebSocketConfig};
 use tungstenite::{Bytes, Message, WebSocket};
 
+use rustix::event::{PollFd, PollFlags};
+
 use super::*;
 use crate::limits::HALF_OPEN_TIMEOUT;
 use crate::net::meter::Meter;
 use crate::net::relay::{Ahead, CloseReason, Stock, Terms, relay};
 use crate::net::stream::tests::{connected, wait_readable};
+use crate::runtime::event::timespec;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const ALL_ENDS: [Ends; 3] = [Ends::Each, Ends::Both, Ends::BothLate];

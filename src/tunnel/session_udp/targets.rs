@@ -6,7 +6,6 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::{Link, Session, UdpSessions, VisitorKey, send_back};
-use crate::limits::DATAGRAM_ROUNDS_MAX;
 use crate::net::datagram::Batch;
 use crate::net::dial::{DialledUdp, Found};
 use crate::net::listen::canonical;
@@ -161,13 +160,8 @@ impl UdpSessions {
         let Some(mut batch) = self.batch.take() else {
             return 0;
         };
-        let rounds_max = if self.back.is_limited() {
-            1
-        } else {
-            DATAGRAM_ROUNDS_MAX
-        };
         let mut moved = 0;
-        for _ in 0..rounds_max {
+        for _ in 0..self.back.rounds_max() {
             moved += self.pass_back(token, &mut batch, now);
             if !batch.is_full() {
                 break;

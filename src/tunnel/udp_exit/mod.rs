@@ -32,8 +32,7 @@ use super::udp_table::{Side, Table, Token};
 use super::udp_target::{UdpTarget, Verdict};
 use super::udp_way::{Streams, WayEnd, tells_of_input, tells_of_room};
 use crate::limits::{
-    DATAGRAM_ROUNDS_MAX, DATAGRAM_TURN_ROUNDS_MAX, TUNNEL_DATAGRAM_SIZE_MAX, UDP_ARRIVALS_MAX,
-    UDP_EVENTS_MAX,
+    DATAGRAM_TURN_ROUNDS_MAX, TUNNEL_DATAGRAM_SIZE_MAX, UDP_ARRIVALS_MAX, UDP_EVENTS_MAX,
 };
 use crate::net::datagram::{Batch, DatagramPort};
 use crate::net::datagram_stream::Progress;
@@ -317,13 +316,8 @@ impl UdpExit {
         let Some(mut batch) = self.batch.take() else {
             return 0;
         };
-        let rounds_max = if self.targets.is_limited() {
-            1
-        } else {
-            DATAGRAM_ROUNDS_MAX
-        };
         let mut moved = 0;
-        for _ in 0..rounds_max {
+        for _ in 0..self.targets.rounds_max() {
             moved += self.pass_back(token, &mut batch, now);
             if !batch.is_full() {
                 break;
