@@ -12,7 +12,9 @@ use socket2::SockRef;
 use crate::support::pattern::{Pattern, receive, send};
 use crate::support::program::{Launch, Program, forward_url, raise_descriptor_limit};
 use crate::support::servers::{TcpServer, drain, echo, reset_on_close, set_deadline};
-use crate::support::visitors::{End, assert_closed, dial, exchange, read_count, read_to_end};
+use crate::support::visitors::{
+    End, assert_closed, dial, exchange, exchange_bytes, read_count, read_to_end,
+};
 use crate::support::{DEADLINE, eventually};
 
 const MEBIBYTE: u64 = 1024 * 1024;
@@ -127,16 +129,7 @@ fn single_byte_writes_arrive_in_order() {
     const COUNT: usize = 2000;
     let target = TcpServer::echo_by_bytes();
     let program = Program::forward_to(target.address(), "");
-    let visitor = dial(program.tcp_address());
-    let bytes = Pattern::new(7).take(COUNT);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            for byte in bytes.chunks(1) {
-                (&visitor).write_all(byte).unwrap();
-            }
-        });
-        assert!(read_count(&visitor, COUNT) == bytes);
-    });
+    exchange_bytes(&dial(program.tcp_address()), COUNT);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::support::program::raise_descriptor_limit;
 use crate::support::servers::{TcpServer, UdpServer, drain, reset_on_close, set_deadline};
 use crate::support::tunnel::{Combination, Tunnel};
 use crate::support::visitors::{
-    End, assert_closed, dial, exchange, exchange_datagram, read_count, read_to_end,
+    End, assert_closed, dial, exchange, exchange_bytes, exchange_datagram, read_count, read_to_end,
     receive_datagram, udp_visitor,
 };
 use crate::support::{DEADLINE, free_address};
@@ -166,16 +166,7 @@ fn single_byte_writes_arrive_in_order_in_every_combination() {
     for_each(&Combination::all(), |combination| {
         let target = TcpServer::echo_by_bytes();
         let tunnel = combination.to(target.address()).start();
-        let visitor = dial(tunnel.tcp());
-        let bytes = Pattern::new(7).take(COUNT);
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                for byte in bytes.chunks(1) {
-                    (&visitor).write_all(byte).unwrap();
-                }
-            });
-            assert!(read_count(&visitor, COUNT) == bytes);
-        });
+        exchange_bytes(&dial(tunnel.tcp()), COUNT);
     });
 }
 

@@ -13,8 +13,8 @@ use crate::support::servers::{
 };
 use crate::support::tunnel::{Combination, End, Flow, Place, Plan};
 use crate::support::visitors::{
-    assert_closed, dial, exchange, exchange_datagram, read_count, read_to_end, receive_datagram,
-    try_dial, try_exchange, try_exchange_datagram, udp_visitor,
+    assert_closed, check_single_slot, dial, exchange, exchange_datagram, read_count, read_to_end,
+    receive_datagram, try_dial, try_exchange, try_exchange_datagram, udp_visitor,
 };
 use crate::support::{DEADLINE, eventually, free_address};
 
@@ -118,20 +118,8 @@ fn datagram_session_holds_a_slot_of_either_end_until_it_ends() {
         let (tcp, _udp) = echo_both();
         let plan = plan_with(place, tcp.address(), "slot=1");
         let tunnel = plan.env("NP_UDP_READ_TIMEOUT", "1s").start();
-        exchange_datagram(&udp_visitor(tunnel.udp()), b"holds the slot");
-        assert_closed(&dial(tunnel.tcp()));
-        tunnel.program(place.end).wait_complaint(&["slot"]);
-        let visitor = eventually("a free slot", || {
-            let visitor = dial(tunnel.tcp());
-            try_exchange(&visitor, b"tcp").ok().map(|()| visitor)
-        });
-        let datagrams = udp_visitor(tunnel.udp());
-        assert!(!try_exchange_datagram(&datagrams, b"refused", SHORT_WAIT));
-        exchange(&visitor, b"undisturbed");
-        drop(visitor);
-        eventually("a free slot", || {
-            try_exchange_datagram(&datagrams, b"served", SHORT_WAIT).then_some(())
-        });
+        let complaining = tunnel.program(place.end);
+        check_single_slot(tunnel.tcp(), tunnel.udp(), complaining);
     });
 }
 

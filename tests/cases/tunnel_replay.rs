@@ -110,12 +110,12 @@ fn recorded_visits(recording: &Recording, entry: Side) -> [Visit; 2] {
 /// A visitor at our program, whose other end of the pool connection the test holds: `take` waits
 /// for the signal and gives that connection.
 fn visit_our_entry(
-    entry: SocketAddr,
+    program: &End,
     visit: &Visit,
     take: impl FnOnce() -> (Option<SocketAddr>, Stream),
 ) {
     if matches!(visit.signal, Signal::Tcp { .. }) {
-        let mut visitor = dial(entry);
+        let mut visitor = dial(program.tcp_address());
         visitor.write_all(&visit.request).unwrap();
         let (remote, mut stream) = take();
         assert_eq!(remote, Some(visitor.local_addr().unwrap()));
@@ -129,7 +129,7 @@ fn visit_our_entry(
         drop(visitor);
         assert_eq!(stream.read_until_end(), b"");
     } else {
-        let visitor = udp_visitor(entry);
+        let visitor = udp_visitor(program.udp_address());
         visitor.send(&visit.request).unwrap();
         let (remote, mut stream) = take();
         let port = visitor.local_addr().unwrap().port();
@@ -138,6 +138,19 @@ fn visit_our_entry(
         stream.write_all(DATAGRAM_ANSWER).unwrap();
         stream.flush().unwrap();
         assert_eq!(receive_datagram(&visitor), DATAGRAM_ANSWER);
+    }
+}
+
+/// The recorded visits at our client, whose server the test plays.
+fn visit_our_client(client: &End, recording: &Recording, control: &Control, server: &PlayedServer) {
+    for visit in &recorded_visits(recording, Side::Client) {
+        visit_our_entry(client, visit, || {
+            match (&visit.signal, control.next_signal()) {
+                (Signal::Tcp { .. }, Signal::Tcp { remote, id })
+                | (Signal::Udp { .. }, Signal::Udp { remote, id }) => (remote, server.take(id)),
+                (recorded, signal) => panic!("{signal:?} where {recorded:?} was recorded"),
+            }
+        });
     }
 }
 
@@ -270,11 +283,7 @@ fn check_server_serves(name: &str) {
     assert!(up.contains(&up_words(&recording, "reverse", 0)), "{up}");
     for visit in &recorded_visits(&recording, Side::Server) {
         client.try_fill().unwrap();
-        let entry = match visit.signal {
-            Signal::Tcp { .. } => server.tcp_address(),
-            _ => server.udp_address(),
-        };
-        visit_our_entry(entry, visit, || recorded_visitor(&mut client, visit));
+        visit_our_entry(&server, visit, || recorded_visitor(&mut client, visit));
     }
     drop(client);
     server.wait_ended(1, &[]);
@@ -362,11 +371,7 @@ fn check_server_serves_over_tls(name: &str) {
     assert_eq!(read_count(&early, 6), b"served");
     for visit in &visits {
         client.try_fill().unwrap();
-        let entry = match visit.signal {
-            Signal::Tcp { .. } => server.tcp_address(),
-            _ => server.udp_address(),
-        };
-        visit_our_entry(entry, visit, || recorded_visitor(&mut client, visit));
+        visit_our_entry(&server, visit, || recorded_visitor(&mut client, visit));
     }
 }
 
@@ -532,19 +537,7 @@ fn our_client_takes_visitors_for_the_recorded_server() {
     let up = client.wait_up(1);
     assert!(up.contains("v1, forward, tls=0, type=0"), "{up}");
     exchange_pings(&recording, &control, Side::Server);
-    for visit in &recorded_visits(&recording, Side::Client) {
-        let entry = match visit.signal {
-            Signal::Tcp { .. } => client.tcp_address(),
-            _ => client.udp_address(),
-        };
-        visit_our_entry(entry, visit, || {
-            match (&visit.signal, control.next_signal()) {
-                (Signal::Tcp { .. }, Signal::Tcp { remote, id })
-                | (Signal::Udp { .. }, Signal::Udp { remote, id }) => (remote, server.take(id)),
-                (recorded, signal) => panic!("{signal:?} where {recorded:?} was recorded"),
-            }
-        });
-    }
+    visit_our_client(&client, &recording, &control, &server);
 }
 
 /// Our client with a v1 session over TLS, before any check of the certificate.
@@ -674,19 +667,7 @@ fn our_client_takes_visitors_for_the_recorded_server_over_http2() {
     let up = client.wait_up(1);
     assert!(up.contains(&up_words(recording, "forward", 1)), "{up}");
     exchange_pings(recording, control, Side::Server);
-    for visit in &recorded_visits(recording, Side::Client) {
-        let entry = match visit.signal {
-            Signal::Tcp { .. } => client.tcp_address(),
-            _ => client.udp_address(),
-        };
-        visit_our_entry(entry, visit, || {
-            match (&visit.signal, control.next_signal()) {
-                (Signal::Tcp { .. }, Signal::Tcp { remote, id })
-                | (Signal::Udp { .. }, Signal::Udp { remote, id }) => (remote, server.take(id)),
-                (recorded, signal) => panic!("{signal:?} where {recorded:?} was recorded"),
-            }
-        });
-    }
+    visit_our_client(client, recording, control, server);
 }
 
 #[test]

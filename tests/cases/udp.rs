@@ -7,8 +7,7 @@ use crate::support::pattern::Pattern;
 use crate::support::program::{Launch, Program, forward_url, forward_url_to};
 use crate::support::servers::{UdpServer, echo_both};
 use crate::support::visitors::{
-    assert_closed, dial, exchange, exchange_datagram, receive_datagram, try_exchange,
-    try_exchange_datagram, udp_visitor,
+    check_single_slot, exchange_datagram, receive_datagram, try_exchange_datagram, udp_visitor,
 };
 use crate::support::{eventually, free_address};
 
@@ -291,20 +290,7 @@ fn session_holds_a_slot_until_it_ends() {
     let (tcp, _udp) = echo_both();
     let url = forward_url(tcp.address(), "slot=1");
     let program = start_with(&url, &[("NP_UDP_READ_TIMEOUT", "1s")]);
-    exchange_datagram(&udp_visitor(program.udp_address()), b"holds the slot");
-    assert_closed(&dial(program.tcp_address()));
-    program.wait_complaint(&["slot"]);
-    let visitor = eventually("a free slot", || {
-        let visitor = dial(program.tcp_address());
-        try_exchange(&visitor, b"tcp").ok().map(|()| visitor)
-    });
-    let datagrams = udp_visitor(program.udp_address());
-    assert!(!try_exchange_datagram(&datagrams, b"refused", SHORT_WAIT));
-    exchange(&visitor, b"undisturbed");
-    drop(visitor);
-    eventually("a free slot", || {
-        try_exchange_datagram(&datagrams, b"served", SHORT_WAIT).then_some(())
-    });
+    check_single_slot(program.tcp_address(), program.udp_address(), &program);
 }
 
 #[test]

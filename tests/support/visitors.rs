@@ -2,12 +2,18 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::thread;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
+use super::pattern::Pattern;
+use super::program::Program;
 use super::servers::set_deadline;
 use super::{DEADLINE, eventually};
+
+/// How long an answer that must not come is waited for.
+const REFUSED_WAIT: Duration = Duration::from_millis(300);
 
 /// How a connection ended, seen from the reading side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +46,21 @@ pub fn try_dial(address: SocketAddr) -> io::Result<TcpStream> {
     set_deadline(&stream);
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// Sends so many bytes, each by itself, to a target that returns them.
+#[track_caller]
+pub fn exchange_bytes(visitor: &TcpStream, count: usize) {
+    let bytes = Pattern::new(7).take(count);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut writer = visitor;
+            for byte in bytes.chunks(1) {
+                writer.write_all(byte).unwrap();
+            }
+        });
+        assert!(read_count(visitor, count) == bytes);
+    });
 }
 
 /// Sends `message` to an echo server and gets it back.
@@ -156,5 +177,25 @@ pub fn wait_refused(address: SocketAddr) {
         try_dial(address)
             .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
             .then_some(())
+    });
+}
+
+/// Checks that the datagrams of one visitor and the connection of another take turns in the only
+/// slot there is; `program` says who is refused.
+#[track_caller]
+pub fn check_single_slot(tcp: SocketAddr, udp: SocketAddr, program: &Program) {
+    exchange_datagram(&udp_visitor(udp), b"holds the slot");
+    assert_closed(&dial(tcp));
+    program.wait_complaint(&["slot"]);
+    let visitor = eventually("a free slot", || {
+        let visitor = dial(tcp);
+        try_exchange(&visitor, b"tcp").ok().map(|()| visitor)
+    });
+    let datagrams = udp_visitor(udp);
+    assert!(!try_exchange_datagram(&datagrams, b"refused", REFUSED_WAIT));
+    exchange(&visitor, b"undisturbed");
+    drop(visitor);
+    eventually("a free slot", || {
+        try_exchange_datagram(&datagrams, b"served", REFUSED_WAIT).then_some(())
     });
 }
