@@ -44,6 +44,8 @@ ms, s, m, h) or 0.
 pub const FEATURES: &[&str] = &[
     #[cfg(feature = "http2")]
     "http2",
+    #[cfg(feature = "quic")]
+    "quic",
     #[cfg(feature = "tls")]
     "tls",
     #[cfg(feature = "websocket")]

@@ -280,6 +280,7 @@ fn version_names_program_features_and_target() {
             .unwrap();
         let all = [
             ("http2", cfg!(feature = "http2")),
+            ("quic", cfg!(feature = "quic")),
             ("tls", cfg!(feature = "tls")),
             ("websocket", cfg!(feature = "websocket")),
         ];
