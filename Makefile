@@ -7,12 +7,12 @@
 #   make static     one file that needs no libraries; TARGET=triple for another machine
 #   make man        rewrite the generated parts of manual and documents
 #   make bench      compare with socat, haproxy and rathole; BENCH_OPTIONS='--rounds 2', see --help
-#   make bench-link compare with rathole over a link of 50 ms; root only
+#   make bench-link compare with rathole over a link of 50 ms; root only; BENCH_OPTIONS='--loss 1'
 #   make install    into DESTDIR and PREFIX
 #   make clean      remove what was built
 #
-# demo, check, test and bench install the Debian packages they need when something is missing;
-# check and test also fetch what is in tests/peers/requirements.txt, into the folder of the build.
+# All that build install the Debian packages they need when something is missing; check and test
+# also fetch what is in tests/peers/requirements.txt, into the folder of the build.
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -23,6 +23,8 @@ TEST_THREADS ?= 4
 
 BUILD = $(or $(CARGO_TARGET_DIR),target)
 BINARY = $(BUILD)/release/nodepass
+# What a build takes: all behind gcc is for BoringSSL (feature quic).
+TOOLS = cargo gcc g++ cmake git libclang
 # Where the tests look for it.
 PYTHON = $(BUILD)/python
 MANUAL = man/nodepass.1
@@ -32,11 +34,11 @@ LINK_HELPER = $(abspath $(BUILD))/bench/delaylink
 .PHONY: all demo check lint test static man bench bench-link install clean
 
 all:
-	@$(NEED) cargo gcc
+	@$(NEED) $(TOOLS)
 	$(CARGO) build --release
 
 demo:
-	@$(NEED) cargo gcc curl python3
+	@$(NEED) $(TOOLS) curl python3
 	$(CARGO) build --release
 	scripts/demo.sh $(BINARY)
 
@@ -44,14 +46,14 @@ demo:
 check: lint test
 
 lint:
-	@$(NEED) cargo gcc curl $(if $(wildcard $(MANUAL)),mandoc)
+	@$(NEED) $(TOOLS) curl $(if $(wildcard $(MANUAL)),mandoc)
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps
 	$(if $(wildcard $(MANUAL)),mandoc -T lint -W warning $(MANUAL))
 
 test: $(PYTHON)/made
-	@$(NEED) cargo gcc curl nginx
+	@$(NEED) $(TOOLS) curl nginx
 	$(CARGO) test --lib --test main -- --test-threads=$(TEST_THREADS)
 
 # An interpreter of their own for the peers that the tests play in Python.
@@ -63,24 +65,25 @@ $(PYTHON)/made: tests/peers/requirements.txt
 	touch $@
 
 static:
-	@$(NEED) cargo gcc readelf
+	@$(NEED) $(TOOLS) readelf
 	CARGO=$(CARGO) scripts/build-static.sh $(TARGET)
 
 man:
-	@$(NEED) cargo gcc
+	@$(NEED) $(TOOLS)
 	NP_UPDATE_DOCUMENTS=1 $(CARGO) test --test main documents
 
 bench:
-	@$(NEED) cargo gcc socat haproxy
+	@$(NEED) $(TOOLS) socat haproxy
 	$(CARGO) bench --bench forward -- $(BENCH_OPTIONS)
 
 # The helper makes network namespaces and the link between them.
 bench-link: $(LINK_HELPER)
 	@[ "$$(id -u)" -eq 0 ] || { echo 'bench-link makes network namespaces: run it as root' >&2; exit 1; }
+	@$(NEED) $(TOOLS) ip
 	$(CARGO) bench --bench forward -- --link $(LINK_HELPER) $(BENCH_OPTIONS)
 
 $(LINK_HELPER): benches/link/delaylink.c
-	@$(NEED) cargo gcc
+	@$(NEED) gcc
 	mkdir -p $(dir $@)
 	$(CC) -O2 -Wall -Wextra -o $@ $<
 

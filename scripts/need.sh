@@ -12,6 +12,8 @@ PATH="$PATH:/usr/sbin:/sbin"
 # Which Debian package a command comes in, where the names differ.
 package_of() {
     case $1 in
+    ip) echo iproute2 ;;
+    libclang) echo clang ;;
     readelf) echo binutils ;;
     *) echo "$1" ;;
     esac
@@ -20,10 +22,25 @@ package_of() {
 # Whether it is there already.
 has() {
     case $1 in
+    # No command, but a library and the headers of its own, in which bindgen looks for types.
+    libclang) has_file "${LIBCLANG_PATH:-}"/libclang*.so* /usr/lib*/libclang*.so* \
+        /usr/lib*/*/libclang*.so* /usr/lib*/*/lib/libclang*.so* /usr/local/lib*/libclang*.so* &&
+        has_file /usr/lib*/clang/*/include/stddef.h /usr/lib*/*/lib*/clang/*/include/stddef.h \
+            /usr/local/lib*/clang/*/include/stddef.h ;;
     # No command, but a module that Debian packs apart from the rest.
     python3-venv) python3 -c 'import ensurepip, venv' >/dev/null 2>&1 ;;
     *) command -v "$1" >/dev/null 2>&1 ;;
     esac
+}
+
+# Whether one of these files is there: a pattern without a match stands for itself.
+has_file() {
+    for file in "$@"; do
+        if [ -e "$file" ]; then
+            return 0
+        fi
+    done
+    return 1
 }
 
 packages=
