@@ -1,7 +1,7 @@
 //! Many streams over one connection, carried by one thread: the mux loop.
 //!
 //! ```text
-//!   session threads ──commands──▶ ┌────────────┐ ◀──▶ transport (HTTP/2 over TLS)
+//!   session threads ──commands──▶ ┌────────────┐ ◀──▶ transport (HTTP/2 over TLS, QUIC)
 //!   MuxStream: one pool stream    │ mux thread │
 //!   socket of visitor or target ─▶└────────────┘ ◀──▶ sockets handed over
 //! ```
@@ -11,6 +11,9 @@
 //! with the same code as a relay thread. What wants a descriptor of its own, such as a control
 //! channel, gets one end of a socket pair: [`MuxStream::into_stream`].
 //!
+//! A `line` is one such connection with its streams. A thread has one (`run`), or all those of one
+//! socket (`net::quic::endpoint`).
+//!
 //! Back pressure is that of the relay: a socket is not read while its stream has no window, a
 //! stream not while its socket takes nothing. So one visitor who does not read costs the window of
 //! his stream and holds up nobody.
@@ -18,8 +21,9 @@
 mod bridge;
 #[cfg(feature = "http2")]
 pub mod http2;
+pub(in crate::net) mod line;
 mod link;
-mod run;
+pub(in crate::net) mod run;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -104,6 +108,18 @@ pub trait Transport {
 
     /// Gives up memory that is needed only while bytes flow.
     fn rest(&mut self);
+
+    /// Returns when [`Transport::look_at_the_clock`] has something to do.
+    fn wake_at(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Does what is due.
+    ///
+    /// Errors: the transport is over.
+    fn look_at_the_clock(&mut self, _now: Instant) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What has happened in a transport.
@@ -231,6 +247,18 @@ impl MuxHandle {
     /// Lets the thread end when its last stream has ended.
     pub fn retire(&self) {
         self.shared.ask(Command::Retire);
+    }
+
+    /// Takes no more commands, and undoes those that have not been obeyed.
+    fn refuse_all(&self) {
+        let commands = {
+            let mut state = lock(&self.shared.state);
+            state.is_over = true;
+            std::mem::take(&mut state.commands)
+        };
+        for command in commands {
+            command.cancel();
+        }
     }
 
     /// Returns whether both ask the same thread.
