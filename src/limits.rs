@@ -709,8 +709,83 @@ pub const HTTP2_UNSENT_SIZE_MAX: u32 = 128 * 1024;
 /// Bytes that are taken from TLS at once for HTTP/2.
 pub const HTTP2_RECEIVE_SIZE: usize = 64 * 1024;
 
-/// Least stack of a thread that carries many streams (bytes): it opens sessions as well.
-pub const MUX_STACK_SIZE_MIN: usize = 256 * 1024;
+/// Least stack of a thread that carries many streams (bytes): it opens sessions as well, and does
+/// the handshakes of QUIC. Only what is used takes memory.
+pub const MUX_STACK_SIZE_MIN: usize = if cfg!(debug_assertions) {
+    4 * 1024 * 1024
+} else {
+    512 * 1024
+};
 
 /// Bytes of HTTP/2 that a caller may send before he shows that he belongs to a session.
 pub const CALLER_HTTP2_SIZE_MAX: usize = 64 * 1024;
+
+// QUIC
+
+/// Size of the connection ids that this program chooses (bytes): enough that nobody guesses one,
+/// and few, as each packet carries one.
+pub const QUIC_ID_SIZE: usize = 8;
+
+/// Connection ids that each end keeps ready for the other one, for when its address changes.
+pub const QUIC_IDS_SPARE_MAX: u64 = 4;
+
+/// Least size of a datagram that opens a connection (bytes; RFC 9000 section 14.1).
+pub const QUIC_OPENING_SIZE_MIN: usize = 1200;
+
+/// Largest datagram that is sent over IPv4, and over IPv6 (bytes): what an Ethernet packet carries.
+/// Which sizes up to that pass is found out on the way.
+pub const QUIC_DATAGRAM_SIZES_MAX: [usize; 2] = [1472, 1452];
+const _: () = assert!(QUIC_DATAGRAM_SIZES_MAX[1] >= QUIC_OPENING_SIZE_MIN);
+
+/// Kernel buffer asked for a socket of QUIC, each way (bytes): what comes in 30 ms at 1 Gbit/s.
+pub const QUIC_SOCKET_BUFFER_SIZE: usize = 4 * 1024 * 1024;
+
+/// What a stream may hold that nobody has read, at first (bytes): a visitor who does not read from
+/// the start costs no more.
+pub const QUIC_STREAM_WINDOW: u64 = 256 * 1024;
+
+/// The same for one whose reader keeps up, over a path that is fast and long (bytes). A window is
+/// moved on when half of it has been read, so that half has to hold a round trip: 1 Gbit/s at
+/// 67 ms.
+pub const QUIC_STREAM_WINDOW_MAX: u64 = 16 * 1024 * 1024;
+
+/// What all streams of a connection together may hold that nobody has read (bytes). When half of it
+/// is held by streams that nobody reads, the others come to a halt as well; so it is far beyond
+/// what visitors pile up who do not read.
+pub const QUIC_CONNECTION_WINDOW: u64 = 2 * 1024 * 1024 * 1024;
+const _: () = assert!(QUIC_CONNECTION_WINDOW >= 100 * QUIC_STREAM_WINDOW_MAX);
+
+/// Streams of one connection at a time.
+pub const QUIC_STREAMS_MAX: u64 = 65_536;
+
+/// Bytes that one connection may send before it belongs to a session: beside the handshake of TLS
+/// it takes 41.
+pub const QUIC_STRANGER_SIZE_MAX: u64 = 32 * 1024;
+
+/// Connections at one time that do not belong to a session yet.
+pub const QUIC_STRANGERS_MAX: usize = 256;
+
+/// How long a Retry token counts: the client sends it back at once.
+pub const QUIC_TOKEN_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// Answers to datagrams of connections that are not here, in one turn: whoever sends more of them
+/// gets none.
+pub const QUIC_STATELESS_ANSWERS_MAX: usize = 32;
+
+/// Bytes of a stream that are kept as one piece until they are acknowledged.
+pub const QUIC_PIECE_SIZE: usize = 16 * 1024;
+
+/// Bytes that are sent to an address that a client has moved to, beyond three times what came from
+/// there, before it is known that he receives them (RFC 9000 section 9.3 asks for such a limit).
+pub const QUIC_UNPROVEN_SIZE_MAX: u64 = 64 * 1024;
+
+/// The same once it is certain that what is acknowledged then was sent there: so that there is
+/// something to acknowledge.
+pub const QUIC_PROBE_SIZE_MAX: u64 = 16 * 1024;
+
+/// How long a peer may keep an acknowledgement back (RFC 9000 section 18.2, its default).
+pub const QUIC_ACK_DELAY_MAX: Duration = Duration::from_millis(25);
+
+/// For how long datagrams from the address of before do not move a client back, as they may have
+/// been late; and the pause between two moves to another host.
+pub const QUIC_MOVE_PAUSE: Duration = Duration::from_secs(1);

@@ -5,7 +5,12 @@
     reason = "a failed step of a test is a failed test"
 )]
 #![cfg_attr(
-    not(all(feature = "http2", feature = "tls", feature = "websocket")),
+    not(all(
+        feature = "http2",
+        feature = "quic",
+        feature = "tls",
+        feature = "websocket"
+    )),
     allow(
         dead_code,
         unused_imports,

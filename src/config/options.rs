@@ -213,8 +213,8 @@ pub static OPTIONS: &[OptionSpec] = &[
         default: "0",
         values: "0 (TCP), 1 (QUIC), 2 (WebSocket) or 3 (HTTP/2)",
         meaning: "what carries visitors between the two ends; the client is told. 0 and 2 take a \
-                  connection for each, 2 passes web proxies, 3 takes one for all. 1 and 3 need TLS \
-                  and turn tls=0 into tls=1; 1 does not run in this version",
+                  connection for each, 1 and 3 one for all; 1 goes over UDP, 2 passes web proxies. \
+                  1 and 3 need TLS and turn tls=0 into tls=1",
         apply: |options, text| value_of(TRANSPORTS, text).map(|value| options.transport = value),
         show: |options| Some(word_of(TRANSPORTS, options.transport)),
     },

@@ -7,6 +7,8 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+#[cfg(feature = "quic")]
+use std::sync::Arc;
 use std::sync::Mutex;
 
 use rcgen::{
@@ -33,6 +35,18 @@ pub struct Identity {
     pub tls: ServerTls,
     /// Of the certificate itself, without the rest of its chain.
     pub fingerprint: Fingerprint,
+    /// The certificate and those that lead to its authority.
+    #[cfg(feature = "quic")]
+    pub(in crate::net) chain: Vec<CertificateDer<'static>>,
+    #[cfg(feature = "quic")]
+    pub(in crate::net) key: Arc<PrivateKeyDer<'static>>,
+}
+
+/// A certificate, and its key as it was read or made.
+struct Loaded {
+    certified: CertifiedKey,
+    #[cfg(feature = "quic")]
+    key: Arc<PrivateKeyDer<'static>>,
 }
 
 /// The certificate of a server, shared by all its threads.
@@ -94,12 +108,12 @@ impl Certificates {
     ///
     /// Errors: the system gives no random bytes.
     pub fn self_signed(alpn: &[&[u8]]) -> Result<Self, CertificateError> {
-        let key = make_self_signed().map_err(|error| CertificateError {
+        let loaded = make_self_signed().map_err(|error| CertificateError {
             file: None,
             fault: Fault::NotMade(error),
         })?;
         Ok(Self::new(None, alpn, |alpn| State {
-            identity: identity_of(key, alpn),
+            identity: identity_of(loaded, alpn),
             digest: None,
         }))
     }
@@ -121,9 +135,9 @@ impl Certificates {
             key: key.to_owned(),
         };
         let content = files.read()?;
-        let certified = files.parse(&content)?;
+        let loaded = files.parse(&content)?;
         Ok(Self::new(Some(files), alpn, |alpn| State {
-            identity: identity_of(certified, alpn),
+            identity: identity_of(loaded, alpn),
             digest: Some(content.digest()),
         }))
     }
@@ -156,24 +170,29 @@ impl Certificates {
         if lock(&self.state).digest == digest {
             return Ok(Reload::Unchanged);
         }
-        let key = files.parse(&content)?;
+        let loaded = files.parse(&content)?;
         let alpn: Vec<&[u8]> = self.alpn.iter().map(Vec::as_slice).collect();
-        let identity = identity_of(key, &alpn);
+        let identity = identity_of(loaded, &alpn);
         *lock(&self.state) = State { identity, digest };
         Ok(Reload::Renewed)
     }
 }
 
-fn identity_of(key: CertifiedKey, alpn: &[&[u8]]) -> Identity {
-    let own = key.cert.first().expect("a chain without one is refused");
+fn identity_of(loaded: Loaded, alpn: &[&[u8]]) -> Identity {
+    let chain = &loaded.certified.cert;
+    let own = chain.first().expect("a chain without one is refused");
     let fingerprint = Fingerprint::of_certificate(own);
     Identity {
-        tls: ServerTls::new(key, alpn),
         fingerprint,
+        #[cfg(feature = "quic")]
+        chain: chain.clone(),
+        #[cfg(feature = "quic")]
+        key: loaded.key,
+        tls: ServerTls::new(loaded.certified, alpn),
     }
 }
 
-fn make_self_signed() -> Result<CertifiedKey, String> {
+fn make_self_signed() -> Result<Loaded, String> {
     let told = |error: rcgen::Error| error.to_string();
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(told)?;
     let mut parameters = CertificateParams::new([NEUTRAL_NAME.to_owned()]).map_err(told)?;
@@ -190,8 +209,12 @@ fn make_self_signed() -> Result<CertifiedKey, String> {
     parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let certificate = parameters.self_signed(&key).map_err(told)?;
     let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    CertifiedKey::from_der(vec![certificate.der().clone()], private, &crypto())
-        .map_err(|error| error.to_string())
+    Ok(Loaded {
+        #[cfg(feature = "quic")]
+        key: Arc::new(private.clone_key()),
+        certified: CertifiedKey::from_der(vec![certificate.der().clone()], private, &crypto())
+            .map_err(|error| error.to_string())?,
+    })
 }
 
 /// What both files have in them.
@@ -221,7 +244,7 @@ impl Files {
         })
     }
 
-    fn parse(&self, content: &Content) -> Result<CertifiedKey, CertificateError> {
+    fn parse(&self, content: &Content) -> Result<Loaded, CertificateError> {
         let of_certificate = |fault| CertificateError {
             file: Some(self.certificate.clone()),
             fault,
@@ -237,6 +260,8 @@ impl Files {
                 other => Fault::BadPem(other.to_string()),
             })
         })?;
+        #[cfg(feature = "quic")]
+        let as_read = Arc::new(key.clone_key());
         let signing_key = crypto()
             .key_provider
             .load_private_key(key)
@@ -244,7 +269,11 @@ impl Files {
         let certified = CertifiedKey::new(chain, signing_key);
         match certified.keys_match() {
             Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
-                Ok(certified)
+                Ok(Loaded {
+                    certified,
+                    #[cfg(feature = "quic")]
+                    key: as_read,
+                })
             }
             Err(rustls::Error::InconsistentKeys(_)) => {
                 Err(of_key(Fault::WrongKey(self.certificate.clone())))

@@ -11,8 +11,12 @@ use super::stream::{BoxedStream, PlainStream, Stream};
 use crate::wire::fingerprint::Fingerprint;
 use crate::wire::offer::TlsMode;
 
+#[cfg(feature = "quic")]
+use super::certificate::Identity;
 #[cfg(feature = "tls")]
 use super::certificate::{CertificateError, Certificates, Reload};
+#[cfg(feature = "quic")]
+use super::tls::Judge;
 #[cfg(feature = "tls")]
 use super::tls::{ClientTls, Progress, TlsError, TlsStream, Trust};
 
@@ -29,7 +33,7 @@ pub enum CoverError {
     #[cfg(feature = "tls")]
     Certificate(CertificateError),
     /// The peer offers a protocol that needs TLS, without it.
-    #[cfg(feature = "http2")]
+    #[cfg(any(feature = "http2", feature = "quic"))]
     NoTls,
     /// A certificate needs files, and the URL does not name both.
     NoFiles,
@@ -125,6 +129,18 @@ impl ClientCover {
     #[cfg(not(feature = "tls"))]
     pub fn tls(_: Accepts, _: String, _: &[&[u8]]) -> Result<Self, CoverError> {
         Err(CoverError::NotBuilt)
+    }
+
+    /// Returns what looks at the certificate of the server, for a transport that does TLS by other
+    /// means.
+    ///
+    /// Errors: this is no TLS; the server has no name that a certificate could be for.
+    #[cfg(feature = "quic")]
+    pub fn judge(&self) -> Result<Judge, CoverError> {
+        match self {
+            Self::Nothing => Err(CoverError::NoTls),
+            Self::Tls { tls, server_name } => tls.judge(server_name).map_err(CoverError::Tls),
+        }
     }
 
     /// Covers a connection; returns with it the fingerprint of the certificate that it showed.
@@ -234,6 +250,15 @@ impl ServerCover {
         }
     }
 
+    /// Returns the certificate that new connections show.
+    #[cfg(feature = "quic")]
+    pub fn identity(&self) -> Option<Identity> {
+        match self {
+            Self::Nothing => None,
+            Self::Tls(certificates) => Some(certificates.current()),
+        }
+    }
+
     /// Reads the certificate again if its files have changed; says so in the log.
     pub fn reload(&self) {
         match self {
@@ -339,7 +364,7 @@ impl CoverError {
             // "At start a missing or unusable file is an error": options.md, crt and key.
             #[cfg(feature = "tls")]
             Self::Certificate(_) => false,
-            #[cfg(feature = "http2")]
+            #[cfg(any(feature = "http2", feature = "quic"))]
             Self::NoTls => true,
             #[cfg(not(feature = "tls"))]
             Self::NotBuilt => false,
@@ -368,8 +393,10 @@ impl fmt::Display for CoverError {
             Self::Tls(error) => write!(f, "{error}"),
             #[cfg(feature = "tls")]
             Self::Certificate(error) => write!(f, "{error}"),
-            #[cfg(feature = "http2")]
-            Self::NoTls => f.write_str("the server offers type=3 without TLS, which it needs"),
+            #[cfg(any(feature = "http2", feature = "quic"))]
+            Self::NoTls => f.write_str(
+                "the server offers type=1 or type=3 without TLS, which both need; set tls=1 there",
+            ),
             Self::NoFiles => f.write_str("tls=2 needs certificate and key: options crt and key"),
         }
     }

@@ -82,6 +82,18 @@ impl Batch {
         self.count_max = 1;
     }
 
+    /// Hands what was received last to `take`, datagram by datagram, which may change it; with it
+    /// the sender, and the address that the sender wrote to.
+    #[cfg(feature = "quic")]
+    pub fn take_each(&mut self, mut take: impl FnMut(&mut [u8], SocketAddr, Option<IpAddr>)) {
+        let parts = self.buffer.chunks_mut(DATAGRAM_BUFFER_SIZE);
+        for (part, meta) in parts.zip(&self.meta[..self.count]) {
+            for datagram in part[..meta.len].chunks_mut(meta.stride.max(1)) {
+                take(datagram, meta.addr, meta.dst_ip);
+            }
+        }
+    }
+
     /// Returns what was received last.
     pub fn iter(&self) -> impl Iterator<Item = Received<'_>> {
         let parts = self.buffer.chunks(DATAGRAM_BUFFER_SIZE);

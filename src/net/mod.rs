@@ -11,6 +11,8 @@ pub mod meter;
 pub mod mux;
 pub mod name_server;
 pub mod patient;
+#[cfg(feature = "quic")]
+pub mod quic;
 pub mod race;
 pub mod rate;
 pub mod relay;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use super::PoolConnection;
 #[cfg(feature = "http2")]
 use super::http2::Http2Connector;
+#[cfg(feature = "quic")]
+use super::quic::QuicConnector;
 use super::tcp::{OpenError, TcpConnector};
 #[cfg(feature = "websocket")]
 use super::web_socket::WebSocketConnector;
@@ -19,7 +21,7 @@ pub fn is_built(transport: Transport) -> bool {
         Transport::Tcp => true,
         Transport::Http2 => cfg!(feature = "http2"),
         Transport::WebSocket => cfg!(feature = "websocket"),
-        Transport::Quic => false,
+        Transport::Quic => cfg!(feature = "quic"),
     }
 }
 
@@ -33,6 +35,9 @@ pub enum Connector {
     /// All over one.
     #[cfg(feature = "http2")]
     Http2(Http2Connector),
+    /// All over one, by UDP.
+    #[cfg(feature = "quic")]
+    Quic(QuicConnector),
 }
 
 impl Connector {
@@ -48,6 +53,8 @@ impl Connector {
             Self::WebSocket(connector) => connector.open(stop),
             #[cfg(feature = "http2")]
             Self::Http2(connector) => connector.open(stop),
+            #[cfg(feature = "quic")]
+            Self::Quic(connector) => connector.open(stop),
         }
     }
 
@@ -58,12 +65,14 @@ impl Connector {
             #[cfg(feature = "websocket")]
             Self::WebSocket(connector) => connector.tcp.pinned = pinned,
             #[cfg(feature = "http2")]
-            Self::Http2(connector) => connector.tcp.pinned = pinned,
+            Self::Http2(connector) => connector.trunk.tcp.pinned = pinned,
+            #[cfg(feature = "quic")]
+            Self::Quic(connector) => connector.trunk.pinned = pinned,
         }
     }
 
     /// Lets what many connections share end when `over` is raised.
-    #[cfg_attr(not(feature = "http2"), allow(unused_variables))]
+    #[cfg_attr(not(any(feature = "http2", feature = "quic")), allow(unused_variables))]
     pub fn end_with(&self, over: &Arc<Event>) {
         match self {
             Self::Tcp(_) => {}
@@ -71,6 +80,8 @@ impl Connector {
             Self::WebSocket(_) => {}
             #[cfg(feature = "http2")]
             Self::Http2(connector) => connector.end_with(over),
+            #[cfg(feature = "quic")]
+            Self::Quic(connector) => connector.end_with(over),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! | [`shelf`] | the idle ones by id, and orders that wait for one; pure |
 //! | [`pacing`] | how many, and how fast; pure |
 //! | [`carrier`] | what one is carried by |
-//! | [`connector`] | makes them, the client's side: [`tcp`], `web_socket`, `http2` |
+//! | [`connector`] | makes them, the client's side: [`tcp`], `web_socket`; `muxed` on `http2`, `quic` |
 //!
 //! A [`Pool`] is what both ends of a session have of it. The end that visitors come to takes
 //! whichever is next, the other end the one that a signal names.
@@ -14,7 +14,11 @@ pub mod carrier;
 pub mod connector;
 #[cfg(feature = "http2")]
 pub mod http2;
+#[cfg(any(feature = "http2", feature = "quic"))]
+pub mod muxed;
 pub mod pacing;
+#[cfg(feature = "quic")]
+pub mod quic;
 pub mod shelf;
 pub mod tcp;
 #[cfg(feature = "websocket")]

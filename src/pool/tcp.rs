@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use super::{Carrier, PoolConnection};
 use crate::net::cover::{ClientCover, CoverError};
 use crate::net::patient::Patience;
+#[cfg(feature = "quic")]
+use crate::net::quic::ConnectError;
 use crate::net::race;
 use crate::net::stream::{BoxedStream, PlainStream};
 use crate::runtime::event::Event;
@@ -62,6 +64,9 @@ pub enum OpenError {
         /// What it is.
         shown: Option<Fingerprint>,
     },
+    /// There is no QUIC connection.
+    #[cfg(feature = "quic")]
+    Quic(ConnectError),
     /// The server does not speak HTTP/2 inside TLS.
     #[cfg(feature = "http2")]
     NotHttp2,
@@ -127,15 +132,22 @@ impl TcpConnector {
 
     /// Returns the ticket of the next connection, if it has one.
     pub(super) fn ticket(&self) -> Option<Ticket> {
-        match &self.opening {
-            Opening::Silence => None,
-            Opening::Ticket(issuer) => Some(lock(issuer).issue()),
-        }
+        self.opening.ticket()
     }
 
     /// Returns the patience with one step.
     pub(super) fn patience<'a>(&self, stop: &'a Event) -> Patience<'a> {
         Patience::new(self.handshake_timeout, stop)
+    }
+}
+
+impl Opening {
+    /// Returns the ticket of the next connection, if it has one.
+    pub(super) fn ticket(&self) -> Option<Ticket> {
+        match self {
+            Self::Silence => None,
+            Self::Ticket(issuer) => Some(lock(issuer).issue()),
+        }
     }
 }
 
@@ -170,6 +182,8 @@ impl fmt::Display for OpenError {
                 }
                 f.write_str("; someone may be in between")
             }
+            #[cfg(feature = "quic")]
+            Self::Quic(error) => write!(f, "{error}"),
             #[cfg(feature = "http2")]
             Self::NotHttp2 => f.write_str(
                 "the server did not agree on HTTP/2 (ALPN h2); something in between may end TLS",

@@ -19,7 +19,7 @@ use super::entry::{self, Way};
 use super::exit::Exit;
 use super::greeting::{Greeted, Greeting, GreetingError};
 use super::instance::Instance;
-#[cfg(feature = "http2")]
+#[cfg(any(feature = "http2", feature = "quic"))]
 use super::mux_thread;
 use super::report::Gauge;
 use super::running::{Duty, Running, Threads};
@@ -39,8 +39,12 @@ use crate::net::targets::Targets;
 use crate::net::web_socket::Ends;
 use crate::pool::connector::{Connector, is_built};
 #[cfg(feature = "http2")]
-use crate::pool::http2::Http2Connector;
+use crate::pool::http2::Http2Trunk;
+#[cfg(any(feature = "http2", feature = "quic"))]
+use crate::pool::muxed::MuxedConnector;
 use crate::pool::pacing::Bounds;
+#[cfg(feature = "quic")]
+use crate::pool::quic::QuicTrunk;
 use crate::pool::tcp::{OpenError, Opening, TcpConnector};
 #[cfg(feature = "websocket")]
 use crate::pool::web_socket::WebSocketConnector;
@@ -322,6 +326,20 @@ impl Client {
             };
             ClientCover::new(offer.tls, server_name, protocols)
         };
+        #[cfg(feature = "quic")]
+        if offer.transport == Transport::Quic {
+            let judge = cover.and_then(|cover| cover.judge());
+            let trunk = QuicTrunk {
+                address,
+                opening,
+                judge: judge.map_err(ClientError::Cover)?,
+                pinned: None,
+                handshake_timeout,
+                keep_alive: limits.report_interval,
+            };
+            let connector = MuxedConnector::new(trunk, mux_thread::launch(&self.around));
+            return Ok(Connector::Quic(connector));
+        }
         let tcp = TcpConnector {
             address,
             opening,
@@ -339,13 +357,9 @@ impl Client {
             }),
             #[cfg(feature = "http2")]
             Transport::Http2 => {
-                let around = self.around.clone();
-                Connector::Http2(Http2Connector {
-                    tcp,
-                    authority,
-                    launch: Box::new(move |mux| mux_thread::start(&around, mux)),
-                    lines: Mutex::default(),
-                })
+                let trunk = Http2Trunk { tcp, authority };
+                let launch = mux_thread::launch(&self.around);
+                Connector::Http2(MuxedConnector::new(trunk, launch))
             }
             _ => Connector::Tcp(tcp),
         })

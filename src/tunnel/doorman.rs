@@ -29,9 +29,11 @@ use rustix::event::epoll::{self, EventFlags};
 
 use super::caller::{Caller, Request, Silence, Step};
 use super::failures::Failures;
-use super::guests::{Came, Guests, NotJoined, Shows};
 #[cfg(feature = "http2")]
-use super::mux_thread;
+use super::guests::NotJoined;
+use super::guests::{Came, Guests, note_not_joined, shown};
+#[cfg(feature = "http2")]
+use super::mux_thread::{self, StreamPorter};
 use super::session::{Dialect, Surroundings, Terms};
 use super::spending::Spending;
 use crate::config::Auth;
@@ -39,7 +41,7 @@ use crate::limits::{ACCEPT_PAUSE, CALLERS_MAX, DOORMAN_EVENTS_MAX, TEND_INTERVAL
 use crate::net::cover::ServerCover;
 use crate::net::listen::{Accepting, Acceptor};
 #[cfg(feature = "http2")]
-use crate::net::mux::{Mux, MuxStream, Porter};
+use crate::net::mux::Mux;
 use crate::net::stream::BoxedStream;
 #[cfg(feature = "websocket")]
 use crate::net::web_socket::{Ends, Role, WebSocketStream};
@@ -107,7 +109,12 @@ impl Doorman {
     /// Makes a doorman for the callers of a listener.
     ///
     /// Errors: the system has no descriptor left or no random bytes.
-    pub fn new(around: Surroundings, house: House, acceptor: Acceptor) -> io::Result<Self> {
+    pub fn new(
+        around: Surroundings,
+        house: House,
+        guests: Arc<Mutex<Guests>>,
+        acceptor: Acceptor,
+    ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let drain = &around.instance.shutdown.drain;
         for (descriptor, name) in [(acceptor.as_fd(), LISTENER), (drain.as_fd(), DRAIN)] {
@@ -119,7 +126,7 @@ impl Doorman {
             secret: BootSecret::new(random_bytes()?),
             answered: AnsweredChallenges::default(),
             started_at: now,
-            guests: Arc::new(Mutex::new(Guests::new(around.clone()))),
+            guests,
             failures: Failures::default(),
             acceptor,
             paused_until: None,
@@ -403,9 +410,10 @@ impl Doorman {
         let Some(transport) = caller.into_http2().filter(|_| admits) else {
             return note_not_joined(address, NotJoined("its first stream has no session"));
         };
-        let porter = DoormansPorter {
+        let porter = StreamPorter {
             guests: Arc::clone(&self.guests),
             address,
+            came: HTTP2,
         };
         let expected_until = self.expected_until(Instant::now());
         let mux = Mux::new(transport, Some(Box::new(porter)), expected_until);
@@ -537,30 +545,3 @@ const HTTP2: Came = Came {
     transport: Transport::Http2,
     is_covered: true,
 };
-
-/// Takes the streams of an HTTP/2 connection to the sessions that they belong to.
-#[cfg(feature = "http2")]
-struct DoormansPorter {
-    guests: Arc<Mutex<Guests>>,
-    address: SocketAddr,
-}
-
-#[cfg(feature = "http2")]
-impl Porter for DoormansPorter {
-    fn arrive(&self, ticket: Option<Ticket>, stream: MuxStream) {
-        let shows = shown(ticket.as_ref());
-        let carrier = Carrier::Muxed(stream);
-        let joined = lock(&self.guests).join(&shows, self.address, HTTP2, carrier);
-        if let Err(not_joined) = joined {
-            note_not_joined(self.address, not_joined);
-        }
-    }
-}
-
-fn shown(ticket: Option<&Ticket>) -> Shows<'_> {
-    ticket.map_or(Shows::Nothing, Shows::Ticket)
-}
-
-fn note_not_joined(address: SocketAddr, NotJoined(why): NotJoined) {
-    log::debug!("Pool connection of {address} closed: {why}");
-}

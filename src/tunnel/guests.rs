@@ -335,6 +335,16 @@ impl Ids {
     }
 }
 
+/// Returns what a pool connection with this ticket, or none, shows.
+pub fn shown(ticket: Option<&Ticket>) -> Shows<'_> {
+    ticket.map_or(Shows::Nothing, Shows::Ticket)
+}
+
+/// Says in the log why a pool connection of `address` was not taken.
+pub fn note_not_joined(address: SocketAddr, NotJoined(why): NotJoined) {
+    log::debug!("Pool connection of {address} closed: {why}");
+}
+
 /// Tells a pool connection its id.
 fn send_id(carrier: &mut Carrier, id: PoolId) -> Result<(), NotJoined> {
     let stream = match carrier {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`server`], [`client`], `direct` | what differs by role |
 //! | [`instance`], [`running`] | what all of a role's threads share; their start and end |
-//! | `doorman`, `caller`, [`guests`], `failures`, `spending` | whoever connects to a server's tunnel port |
+//! | `doorman`, `quic`, `caller`, [`guests`], `failures`, `spending` | whoever comes to a server's tunnel port |
 //! | [`greeting`] | a client's handshake |
 //! | [`session`], [`control`], [`warm_up`] | one session: its control channel, its pool |
 //! | [`sessions`] | who gets the next visitor |
@@ -24,8 +24,10 @@ mod gate;
 pub mod greeting;
 pub mod guests;
 pub mod instance;
-#[cfg(feature = "http2")]
+#[cfg(any(feature = "http2", feature = "quic"))]
 mod mux_thread;
+#[cfg(feature = "quic")]
+mod quic;
 mod report;
 pub mod running;
 pub mod server;
@@ -55,7 +57,7 @@ use self::cooldown::Cooldown;
 use self::instance::{Instance, announce_room, pool_room};
 use self::running::Running;
 use self::server::ServerError;
-use crate::config::{Address, Config, Core, Mode};
+use crate::config::{Address, Config, Core, Mode, Transport};
 use crate::limits::Limits;
 use crate::net::listen::{ListenError, Listeners, Protocols};
 use crate::net::resolve::Resolver;
@@ -188,16 +190,14 @@ struct Start<'a> {
 impl Start<'_> {
     fn server(&self) -> Result<Running, RunError> {
         let cover = server::prepare(self.config).map_err(RunError::Server)?;
-        let tunnel_only = Protocols {
+        let of_tunnel = Protocols {
             tcp: true,
-            udp: false,
-            joins_datagrams: false,
+            // Handshakes come by TCP, pool connections by QUIC to the same port.
+            udp: self.config.options.transport == Transport::Quic,
+            joins_datagrams: true,
         };
-        let tunnel = self.bind(&self.config.tunnel, tunnel_only);
+        let tunnel = self.bind(&self.config.tunnel, of_tunnel);
         let tunnel = tunnel.map_err(RunError::Listen)?;
-        let Some(tunnel) = tunnel.tcp else {
-            unreachable!("it was asked for")
-        };
         let visitors = self.bind_visitors()?;
         let instance = self.instance(true)?;
         server::start(self.config, instance, cover, tunnel, visitors).map_err(RunError::System)

@@ -5,14 +5,18 @@
 
 use std::fmt;
 use std::io;
-use std::net::TcpListener;
-use std::sync::Arc;
+#[cfg(not(feature = "quic"))]
+use std::net::UdpSocket;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::doorman::{Doorman, House};
 use super::entry::{self, Way};
 use super::exit::Exit;
+use super::guests::Guests;
 use super::instance::Instance;
+#[cfg(feature = "quic")]
+use super::quic::start as start_quic;
 use super::report::Gauge;
 use super::running::{Duty, Running, Threads};
 use super::session::Surroundings;
@@ -66,7 +70,7 @@ pub fn start(
     config: &Config,
     instance: Arc<Instance>,
     cover: ServerCover,
-    tunnel: TcpListener,
+    tunnel: Listeners,
     visitors: Option<Listeners>,
 ) -> io::Result<Running> {
     let options = &config.options;
@@ -104,7 +108,10 @@ pub fn start(
         sessions: Arc::clone(&sessions),
         instance: Arc::clone(&instance),
     };
-    let address = canonical(tunnel.local_addr()?);
+    let Some(callers) = tunnel.tcp else {
+        unreachable!("it was asked for")
+    };
+    let address = canonical(callers.local_addr()?);
     let keys = match &config.key {
         Some(key) => ServerKeys::explicit(key.clone()),
         None => {
@@ -115,12 +122,17 @@ pub fn start(
             ServerKeys::derived(address.port())
         }
     };
+    let guests = Arc::new(Mutex::new(Guests::new(around.clone())));
+    if let Some(socket) = tunnel.udp {
+        start_quic(&around, &guests, &cover, &keys, socket)?;
+        log::info!("Tunnel listening on udp {address}");
+    }
     let house = House {
         keys,
         offer,
         cover: Arc::clone(&cover),
     };
-    let doorman = Doorman::new(around, house, Acceptor::new(tunnel, "Client"))?;
+    let doorman = Doorman::new(around, house, guests, Acceptor::new(callers, "Client"))?;
     threads.spawn(Duty::Service, "doorman", move || doorman.run())?;
     log::info!("Tunnel listening on tcp {address}");
     if let Some(listeners) = visitors {
@@ -131,6 +143,18 @@ pub fn start(
         tend(&instance, &sessions, &cover);
     })?;
     starting.complete(None)
+}
+
+/// Refuses: a server without QUIC does not listen for it.
+#[cfg(not(feature = "quic"))]
+fn start_quic(
+    _: &Surroundings,
+    _: &Arc<Mutex<Guests>>,
+    _: &Arc<ServerCover>,
+    _: &ServerKeys,
+    _: UdpSocket,
+) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Body of the thread `tend`: does what is due from time to time, and the last of all.

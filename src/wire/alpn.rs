@@ -5,3 +5,6 @@ pub const H2: &[u8] = b"h2";
 
 /// HTTP/1.1, which handshakes speak (RFC 9112).
 pub const HTTP_1_1: &[u8] = b"http/1.1";
+
+/// Pool connections over QUIC (wire protocol, section 4).
+pub const NP_QUIC: &[u8] = b"np-quic";

@@ -73,7 +73,7 @@ impl PartialEq for TunnelKey {
 
 /// Returns whether both are the same; of two with one length, in a time that does not tell where
 /// they differ.
-pub(super) fn same_bytes(left: &[u8], right: &[u8]) -> bool {
+pub(crate) fn same_bytes(left: &[u8], right: &[u8]) -> bool {
     if left.len() != right.len() {
         return false;
     }

@@ -14,6 +14,8 @@ mod nginx;
 mod proxy;
 #[cfg(any(feature = "http2", feature = "websocket"))]
 mod python_peers;
+#[cfg(feature = "quic")]
+mod quic;
 mod rate;
 mod targets;
 mod tcp;

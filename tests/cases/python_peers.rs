@@ -1,5 +1,5 @@
-//! Ends of a tunnel that share no code with this program: Python, its libraries `websockets` and
-//! `h2`, and the protocol as it is written down.
+//! Ends of a tunnel that share no code with this program: Python, its libraries `websockets`, `h2`
+//! and `aioquic`, and the protocol as it is written down.
 
 use std::fmt::{self, Display};
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use crate::support::free_address;
 use crate::support::pattern::Pattern;
 use crate::support::python::PythonPeer;
 use crate::support::servers::{TcpServer, UdpServer, set_deadline};
-use crate::support::tunnel::{Dialect, Flow, HTTP2, Tls, WEB_SOCKET, transports};
+use crate::support::tunnel::{Dialect, Flow, HTTP2, QUIC, Tls, WEB_SOCKET, transports};
 use crate::support::visitors::{assert_closed, dial, receive_datagram, udp_visitor};
 
 /// Long enough that nothing is late on a busy machine.
@@ -45,21 +45,28 @@ impl Kind {
     fn all() -> Vec<Self> {
         let mut all = Vec::new();
         for (transport, tls) in [
+            (QUIC, Tls::SelfSigned),
             (WEB_SOCKET, Tls::None),
             (WEB_SOCKET, Tls::SelfSigned),
             (HTTP2, Tls::SelfSigned),
         ] {
-            if !transports().contains(&transport) || !Tls::built_in().contains(&tls) {
-                continue;
+            if transports().contains(&transport) && Tls::built_in().contains(&tls) {
+                all.extend(Self::all_of(transport, tls));
             }
-            for dialect in [Dialect::Native, Dialect::V1] {
-                all.extend(Flow::ALL.map(|flow| Self {
-                    transport,
-                    tls,
-                    dialect,
-                    flow,
-                }));
-            }
+        }
+        all
+    }
+
+    /// Those of both dialects and both flows.
+    fn all_of(transport: u8, tls: Tls) -> Vec<Self> {
+        let mut all = Vec::new();
+        for dialect in [Dialect::Native, Dialect::V1] {
+            all.extend(Flow::ALL.map(|flow| Self {
+                transport,
+                tls,
+                dialect,
+                flow,
+            }));
         }
         all
     }
@@ -167,9 +174,9 @@ fn visit_all(end: &End, peer: &PythonPeer, kind: Kind) {
     peer.wait_for("served");
 }
 
-#[test]
-fn our_server_and_a_client_of_another_making_are_a_tunnel() {
-    for_each(&Kind::all(), |kind| {
+/// Our server and a Python client are a tunnel, through which visitors come.
+fn check_our_server(kinds: &[Kind], more: &[&str]) {
+    for_each(kinds, |kind| {
         let (target, _tcp, _udp) = turning_target();
         let place = match kind.flow {
             Flow::Reverse => "127.0.0.1:0".to_owned(),
@@ -180,9 +187,14 @@ fn our_server_and_a_client_of_another_making_are_a_tunnel() {
         let server = End::server("127.0.0.1:0", &place, &options, ENVIRONMENT);
         let tunnel = server.tunnel_address().to_string();
         let dialect = kind.dialect.to_string();
-        let arguments = ["--server", &tunnel, "--key", KEY, "--dialect", &dialect];
+        let mut arguments = vec!["--server", &tunnel, "--key", KEY, "--dialect", &dialect];
+        arguments.extend(more);
         let peer = PythonPeer::start("client.py", &arguments);
         peer.wait_for("up");
+        if kind.transport == QUIC {
+            // RFC 9000 section 8.1.2: nobody gets more from it before it has shown its address.
+            assert_eq!(peer.wait_for("retried")["count"], 1);
+        }
         let up = server.wait_up(1);
         assert!(up.contains(&kind.to_string()), "{up}");
         if kind.flow == Flow::Reverse {
@@ -190,18 +202,19 @@ fn our_server_and_a_client_of_another_making_are_a_tunnel() {
         }
         peer.wait_done();
         server.wait_ended(1, &[]);
+        assert_eq!(server.up_count(), 1, "one session does it all");
     });
 }
 
-#[test]
-fn our_client_and_a_server_of_another_making_are_a_tunnel() {
-    for_each(&Kind::all(), |kind| {
+/// Our client and a Python server are a tunnel, through which visitors come.
+fn check_our_client(kinds: &[Kind], more: &[&str]) {
+    for_each(kinds, |kind| {
         let (target, _tcp, _udp) = turning_target();
         let place = match kind.flow {
             Flow::Reverse => target.to_string(),
             Flow::Forward => "127.0.0.1:0".to_owned(),
         };
-        let (peer, tunnel, _certificates) = kind.start_server("plain", &[]);
+        let (peer, tunnel, _certificates) = kind.start_server("plain", more);
         let client = End::client(tunnel, &place, "min=4", ENVIRONMENT);
         peer.wait_for("up");
         let up = client.wait_up(1);
@@ -214,12 +227,12 @@ fn our_client_and_a_server_of_another_making_are_a_tunnel() {
 }
 
 /// Our client does what a scene of the Python server asks of it, in one session.
-#[cfg(feature = "http2")]
-fn check_scene(scene: &str, min: u32, more: &[&str]) {
+#[cfg(any(feature = "http2", feature = "quic"))]
+fn check_scene(transport: u8, scene: &str, min: u32, more: &[&str]) {
     for_each(&[Dialect::Native, Dialect::V1], |dialect| {
         let (target, _tcp, _udp) = turning_target();
         let kind = Kind {
-            transport: HTTP2,
+            transport,
             tls: Tls::SelfSigned,
             dialect: *dialect,
             flow: Flow::Reverse,
@@ -235,19 +248,69 @@ fn check_scene(scene: &str, min: u32, more: &[&str]) {
 }
 
 #[test]
+fn our_server_and_a_client_of_another_making_are_a_tunnel() {
+    check_our_server(&Kind::all(), &[]);
+}
+
+#[test]
+fn our_client_and_a_server_of_another_making_are_a_tunnel() {
+    check_our_client(&Kind::all(), &[]);
+}
+
+#[test]
 #[cfg(feature = "http2")]
 fn our_client_opens_another_connection_when_a_server_says_goodbye_to_one_in_use() {
-    check_scene("goodbye", 8, &[]);
+    check_scene(HTTP2, "goodbye", 8, &[]);
 }
 
 #[test]
 #[cfg(feature = "http2")]
 fn our_client_opens_as_many_connections_as_the_streams_of_its_pool_need() {
-    check_scene("few-streams", 32, &["--streams-max", "10"]);
+    check_scene(HTTP2, "few-streams", 32, &["--streams-max", "10"]);
 }
 
 #[test]
 #[cfg(feature = "http2")]
 fn our_client_loses_a_stream_that_is_reset_and_no_other() {
-    check_scene("resets", 8, &[]);
+    check_scene(HTTP2, "resets", 8, &[]);
+}
+
+#[test]
+#[cfg(feature = "quic")]
+fn our_client_loses_a_quic_stream_that_is_reset_and_no_other() {
+    check_scene(QUIC, "resets", 8, &[]);
+}
+
+/// RFC 9000 section 8.1.2, as our server does it too.
+#[test]
+#[cfg(feature = "quic")]
+fn our_client_shows_its_address_when_a_server_asks_for_that_with_a_retry() {
+    check_our_client(&Kind::all_of(QUIC, Tls::SelfSigned), &["--retry"]);
+}
+
+/// RFC 9000 section 9.3: the path changes while data go either way.
+#[test]
+#[cfg(feature = "quic")]
+fn visitors_survive_a_client_whose_port_changes_in_the_middle() {
+    check_our_server(&Kind::all_of(QUIC, Tls::SelfSigned), &["--scene", "move"]);
+}
+
+/// RFC 9001 section 6.
+#[test]
+#[cfg(feature = "quic")]
+fn visitors_survive_a_client_that_updates_its_keys_in_the_middle() {
+    check_our_server(
+        &Kind::all_of(QUIC, Tls::SelfSigned),
+        &["--scene", "update-keys"],
+    );
+}
+
+/// Other first bytes, and tickets that are used, forged, of another session or cut short.
+#[test]
+#[cfg(feature = "quic")]
+fn our_server_says_nothing_on_quic_streams_that_do_not_belong_to_the_pool() {
+    check_our_server(
+        &Kind::all_of(QUIC, Tls::SelfSigned),
+        &["--scene", "strangers"],
+    );
 }

@@ -108,7 +108,12 @@ fn checkpoints_of_both_ends_count_every_byte_in_every_combination() {
         let visitor = udp_visitor(tunnel.udp());
         for size in [1, 1000, 5000] {
             visitor.send(&vec![0; size]).unwrap();
-            assert_eq!(receive_datagram(&visitor).len(), size * 3);
+            let mut came = receive_datagram(&visitor).len();
+            // What has no boundaries may come in parts.
+            while came < size * 3 && size * 3 > combination.datagram_size_max() {
+                came += receive_datagram(&visitor).len();
+            }
+            assert_eq!(came, size * 3);
         }
         let count = |number: usize| u64::try_from(number).unwrap();
         // Seen from the entry; the exit reads what the entry writes, and the other way round.

@@ -276,7 +276,8 @@ fn datagrams_of_every_size_pass_whole_in_every_combination() {
         let visitor = udp_visitor(tunnel.udp());
         let mut pattern = Pattern::new(11);
         let most = combination.datagram_size_max();
-        for size in [1, 2, 100, 1472, 1473, 8192, most - 1, most, 1] {
+        let sizes = [1, 2, 100, 1472, 1473, 8192, most - 1, most, 1];
+        for size in sizes.into_iter().filter(|size| *size <= most) {
             for _ in 0..3 {
                 exchange_datagram(&visitor, &pattern.take(size));
             }

@@ -125,7 +125,7 @@ fn network_that_freezes_for_an_interval_costs_nothing() {
 
 #[test]
 fn whole_network_that_is_reset_again_and_again_serves_every_time() {
-    for_each(&Combination::plainest(Flow::Reverse), |combination| {
+    for_each(&Combination::over_tcp(), |combination| {
         let tunnel = Cuttable::start(*combination);
         for count in 1..=3 {
             tunnel.proxy.kill(Which::All, Death::Reset);

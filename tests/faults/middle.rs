@@ -110,3 +110,28 @@ fn certificate_of_someone_in_the_middle_is_refused() {
     let read = middle.read.lock().unwrap().clone();
     assert!(read.is_empty(), "{} bytes reached the middle", read.len());
 }
+
+#[cfg(feature = "quic")]
+#[test]
+fn quic_connection_to_someone_else_is_refused() {
+    use crate::support::proxy::Proxy;
+    use crate::support::visitors::exchange;
+
+    let target = TcpServer::echo();
+    let start_server = || End::server("127.0.0.1:0", "127.0.0.1:0", "mode=1&type=1", QUICK);
+    let (server, other) = (start_server(), start_server());
+    let proxy = Proxy::start(server.tunnel_address());
+    // The handshake goes to the one, datagrams to the other, who has another certificate.
+    proxy.datagrams().lead_to(other.tunnel_address());
+    let target = target.address().to_string();
+    let mut client = End::client(proxy.address(), &target, "min=2", QUICK);
+    let line = client.wait_complaint(&["certificate"]);
+    assert!(line.contains("Client error: "), "{line}");
+    client.wait_for_count("Trying again in ", 2);
+    assert!(client.is_running());
+    let counts = [&client, &server, &other].map(|end| end.up_count());
+    assert_eq!(counts, [0; 3]);
+    proxy.datagrams().lead_to(server.tunnel_address());
+    client.wait_up(1);
+    exchange(&dial(server.tcp_address()), b"served");
+}

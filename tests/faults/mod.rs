@@ -14,6 +14,8 @@ mod http2_abuse;
 mod middle;
 mod oddities;
 mod pools;
+#[cfg(feature = "quic")]
+mod quic_abuse;
 mod restarts;
 mod scarcity;
 mod signals;

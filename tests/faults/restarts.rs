@@ -86,7 +86,7 @@ fn client_that_is_killed_takes_only_its_own_visitors_along() {
 
 #[test]
 fn visitors_of_the_moment_in_which_a_client_is_killed_go_to_the_other_one() {
-    for_each(&Combination::plainest(Flow::Reverse), |combination| {
+    for_each(&Combination::over_tcp(), |combination| {
         let (a, b) = (TcpServer::banner("a"), TcpServer::banner("b"));
         let both = Reverse::start(a.address(), &combination.server_options(), "min=4");
         let target_b = b.address().to_string();

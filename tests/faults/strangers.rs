@@ -31,6 +31,9 @@ fn check_clients(both: &Reverse, target: &TcpServer) {
     another.wait_up(1);
     check_visitors(both.entry);
     assert_eq!(both.client.ended_count(), 0);
+    another.kill();
+    // Until that is noticed, which by UDP is not at once, it costs visitors.
+    both.server.wait_ended(1, &[]);
 }
 
 /// Each of `openings` is said by some strangers, who then wait; visitors and clients do not mind.

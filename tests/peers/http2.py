@@ -59,7 +59,16 @@ class Stream:
         self.link.finish(self.number)
 
     def close(self):
+        self.reset()
+
+    def reset(self):
+        """Breaks off both directions."""
         self.link.reset(self.number)
+
+    @property
+    def is_broken(self):
+        """Whether the other side has broken it off."""
+        return self.was_reset is not None
 
     def ping(self):
         """Waits for the answer to a ping."""

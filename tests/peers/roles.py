@@ -56,6 +56,8 @@ class Reader:
         rest = bytes(self.buffer) + self.channel.receive()
         if rest:
             raise ProtocolError(f"{len(rest)} bytes after the last one")
+        if self.channel.is_broken:
+            raise ProtocolError("broken off where an end was due")
 
 
 class Peer:
@@ -132,8 +134,11 @@ class Peer:
             if signal.get("fp") != self.fingerprint:
                 raise ProtocolError(f"another certificate: {signal}")
             # Both sides may choose the same one.
-            if signal["id"] != self.checked:
-                self.take(signal["id"]).close()
+            pool_id = signal["id"]
+            self.wait("a pool connection", lambda: pool_id in self.idle or pool_id == self.checked)
+            channel = self.idle.pop(pool_id, None)
+            if channel:
+                channel.close()
             self.checks.put(signal)
 
     def next_visitor(self):
@@ -146,8 +151,10 @@ class Peer:
         """Section 6: v1 sides show each other what they know of the certificate."""
         if self.session.is_native or self.session.offer["tls"] != "1":
             return
-        pool_id, channel = self.take_any()
-        self.checked = pool_id
+        self.wait("an idle pool connection", lambda: self.idle)
+        with self.changed:
+            pool_id, channel = self.idle.popitem()
+            self.checked = pool_id
         self.send("verify", id=pool_id, fp=self.fingerprint)
         if self.checks.get(timeout=TIMEOUT)["id"] != pool_id:
             # The other side closes what it was asked about.
@@ -163,7 +170,7 @@ class Peer:
 
     # At the exit.
 
-    def serve(self):
+    def serve(self, in_the_middle=None):
         """A visitor who is served here, as the target would."""
         action, remote, channel = self.next_visitor()
         if not remote:
@@ -179,7 +186,12 @@ class Peer:
             say("datagram")
             return
         body = reader.body()
-        channel.send(enclose(body[::-1]))
+        answer = enclose(body[::-1])
+        half = len(answer) // 2
+        channel.send(answer[:half])
+        if in_the_middle:
+            in_the_middle()
+        channel.send(answer[half:])
         if channel.has_half_close:
             # The visitor speaks on after our end.
             channel.finish()

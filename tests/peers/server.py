@@ -1,12 +1,14 @@
 """A server of a tunnel: waits for a client and does what its scene asks for."""
 
 import argparse
+import errno
 import secrets
 import socket
 import ssl
 import threading
 
 import http2
+import quic
 import web_socket
 from roles import Peer, run, say
 from wire import CONTROL, TIMEOUT, Doorman, ProtocolError, Tickets, fingerprint, read_head
@@ -40,9 +42,25 @@ class Server:
         self.is_first = True
         self.ready = threading.Event()
         self.lock = threading.Lock()
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = None
+        self.listener = self._listen()
         say("listening", port=self.listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def _listen(self):
+        """The port is one that is free for both protocols where both are needed."""
+        while True:
+            listener = socket.create_server(("127.0.0.1", 0))
+            if self.options.type != "1":
+                return listener
+            try:
+                port = listener.getsockname()[1]
+                self.endpoint = quic.Endpoint(port, self.files, self.options.retry)
+                return listener
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                listener.close()
 
     def _accept(self):
         while True:
@@ -53,9 +71,10 @@ class Server:
         try:
             sock.settimeout(TIMEOUT)
             first = sock.recv(4, socket.MSG_PEEK)
-            if first[:1] == bytes([TLS_HANDSHAKE]):
-                self.pool.serve(sock)
-            elif first and self._is_upgrade(sock):
+            is_for_pool = first[:1] == bytes([TLS_HANDSHAKE]) or first and self._is_upgrade(sock)
+            if is_for_pool and self.endpoint:
+                raise ProtocolError(f"a pool connection over TCP: {first}")
+            if is_for_pool:
                 self.pool.serve(sock)
             elif first:
                 with sock:
@@ -87,7 +106,9 @@ class Server:
         tickets = Tickets(session) if session.is_native else None
         self.peer = Peer(session, "s", self.fingerprint)
         self.is_first = True
-        if self.options.type == "2":
+        if self.options.type == "1":
+            self.pool = quic.ServerPool(tickets, self.endpoint, self._join)
+        elif self.options.type == "2":
             self.pool = web_socket.ServerPool(session, tickets, self.files, self._join)
         else:
             most = self.options.streams_max
@@ -191,7 +212,7 @@ def resets(server, peer):
         if seed % 2:
             peer.send("tcp", remote="203.0.113.7:1", id=pool_id)
             channel.send(b"\0\0\0\0")
-        channel.close()
+        channel.reset()
         thread.join()
     if failures:
         raise failures[0]
@@ -202,13 +223,14 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--key", required=True)
     parser.add_argument("--dialect", choices=["v1", "native"], required=True)
-    parser.add_argument("--type", choices=["2", "3"], required=True)
+    parser.add_argument("--type", choices=["1", "2", "3"], required=True)
     parser.add_argument("--flow", choices=["-", "+"], required=True)
     parser.add_argument("--tls", choices=["0", "1"], required=True)
     parser.add_argument("--crt", help="the certificate, PEM")
     parser.add_argument("--crt-key", help="its key, PEM")
     parser.add_argument("--scene", default="plain")
     parser.add_argument("--streams-max", type=int)
+    parser.add_argument("--retry", action="store_true", help="ask clients for a token first")
     options = parser.parse_args()
     server = Server(options)
     peer = server.wait()

@@ -19,6 +19,8 @@ OPTIONS = {"ping_interval": None, "close_timeout": TIMEOUT}
 class Channel:
     """One pool connection."""
 
+    is_broken = False
+
     def __init__(self, connection, is_native):
         self.connection = connection
         self.has_half_close = is_native

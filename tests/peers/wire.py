@@ -54,14 +54,15 @@ class Tickets:
         self.count = 0
         self.used = set()
 
-    def _encode(self, counter):
+    def encode(self, counter):
+        """That of a counter, whether it was issued or not."""
         raw = struct.pack(">Q", counter)
         proof = authenticate(self.session.key, "nodepass pool", raw)[:16]
         return (self.session.session + raw + proof).hex()
 
     def issue(self):
         self.count += 1
-        return self._encode(self.count)
+        return self.encode(self.count)
 
     def redeem(self, text):
         """Whether a ticket is good; it is so once."""
@@ -69,7 +70,7 @@ class Tickets:
             return False
         counter = struct.unpack(">Q", bytes.fromhex(text)[16:24])[0]
         self.used.add(text)
-        return hmac.compare_digest(text, self._encode(counter))
+        return hmac.compare_digest(text, self.encode(counter))
 
 
 # HTTP of the handshake.

@@ -1,7 +1,8 @@
 //! A man in the middle who lets only the v1 dialect through.
 //!
 //! In front of a server of ours he makes it look like one of the 1.x line to a client of ours:
-//! both then speak v1 with each other. Whatever is no native handshake passes as it is.
+//! both then speak v1 with each other. Whatever is no native handshake passes as it is, datagrams
+//! included.
 
 use std::io::{self, Error, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -14,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::DEADLINE;
 use super::servers::{TcpServer, drain, reset_on_close};
+use super::udp_proxy::{UdpProxy, Weather, bind_both};
 
 /// How long a client may say nothing before its connection goes on to the server all the same: a
 /// v1 pool connection without TLS waits for the server to speak.
@@ -28,6 +30,7 @@ const THREAD_STACK_SIZE: usize = 128 * 1024;
 /// The man in the middle. Dropping him cuts what passes through him.
 pub struct Downgrade {
     front: TcpServer,
+    _datagrams: UdpProxy,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
@@ -35,11 +38,16 @@ impl Downgrade {
     /// Starts in front of `server`, at a free port of 127.0.0.1.
     pub fn start(server: SocketAddr) -> Self {
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let front = TcpServer::start({
+        let (listener, socket) = bind_both();
+        let front = TcpServer::start_on(listener, {
             let requests = Arc::clone(&requests);
             move |client| pass(client, server, &requests)
         });
-        Self { front, requests }
+        Self {
+            front,
+            _datagrams: UdpProxy::start(socket, server, Weather::FAIR),
+            requests,
+        }
     }
 
     /// Where clients are to go.

@@ -17,6 +17,7 @@ pub mod python;
 pub mod recording;
 pub mod servers;
 pub mod tunnel;
+pub mod udp_proxy;
 pub mod visitors;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};

@@ -8,6 +8,8 @@ mod control;
     expect(dead_code, reason = "what only the cases of HTTP/2 ask for")
 )]
 pub mod http2;
+#[cfg(feature = "quic")]
+pub mod quic;
 mod server;
 mod sha1;
 mod stream;

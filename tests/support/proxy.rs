@@ -1,5 +1,6 @@
 //! A TCP proxy between the two ends of a tunnel that can tell their connections apart, and cut,
-//! freeze or delay them. It knows the native dialect without TLS, over TCP and WebSocket.
+//! freeze or delay them. It knows the native dialect without TLS, over TCP and WebSocket. What
+//! comes to the same port by UDP it leaves to a [`UdpProxy`].
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -16,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::eventually;
 use super::servers::reset_on_close;
+use super::udp_proxy::{UdpProxy, Weather, bind_both};
 use super::visitors::try_dial;
 
 /// How long the loop sleeps when nothing happens: orders are seen that late.
@@ -52,9 +54,10 @@ pub enum Death {
     SilentForServer,
 }
 
-/// The proxy. It has one thread; dropping it resets all connections.
+/// The proxy. It has a thread for TCP and one for UDP; dropping it resets all connections.
 pub struct Proxy {
     address: SocketAddr,
+    datagrams: UdpProxy,
     state: Arc<Mutex<State>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -108,7 +111,18 @@ impl Proxy {
     /// without the kernel: the start of a connection arrives that late as well, but the one who
     /// dials it does not wait for that.
     pub fn start_with_delay(server: SocketAddr, delay: Duration) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let weather = Weather {
+            delay,
+            ..Weather::FAIR
+        };
+        Self::start_in(server, weather)
+    }
+
+    /// The same, where `weather` is for UDP, of which TCP sees the delay alone.
+    pub fn start_in(server: SocketAddr, weather: Weather) -> Self {
+        let delay = weather.delay;
+        let (listener, socket) = bind_both();
+        let datagrams = UdpProxy::start(socket, server, weather);
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State {
@@ -125,6 +139,7 @@ impl Proxy {
         });
         Self {
             address,
+            datagrams,
             state,
             thread: Some(thread),
         }
@@ -133,6 +148,11 @@ impl Proxy {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What becomes of UDP.
+    pub fn datagrams(&self) -> &UdpProxy {
+        &self.datagrams
     }
 
     /// Kills these connections; how many there were. On return both sides can see it.
@@ -154,16 +174,23 @@ impl Proxy {
         count
     }
 
-    /// From now on these carry nothing, and stay open; with [`Which::All`] new ones neither.
+    /// From now on these carry nothing, and stay open; with [`Which::All`] new ones neither, and
+    /// nothing passes by UDP. How many connections and senders of datagrams there were.
     pub fn freeze(&self, which: Which) -> usize {
+        let mut clients_count = 0;
+        if which == Which::All {
+            self.datagrams.pause();
+            clients_count = self.datagrams.clients_count();
+        }
         let mut state = self.state.lock().unwrap();
         state.is_frozen |= which == Which::All;
         let meant = state.connections.iter_mut().filter(|one| one.is(which));
-        meant.map(|one| one.is_frozen = true).count()
+        clients_count + meant.map(|one| one.is_frozen = true).count()
     }
 
     /// Whatever was frozen goes on.
     pub fn thaw(&self) {
+        self.datagrams.resume();
         let mut state = self.state.lock().unwrap();
         state.is_frozen = false;
         for connection in &mut state.connections {

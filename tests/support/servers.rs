@@ -37,7 +37,15 @@ impl TcpServer {
         address: SocketAddr,
         serve: impl Fn(&TcpStream) + Send + Sync + 'static,
     ) -> Self {
-        let listener = Arc::new(bind(|| TcpListener::bind(address)));
+        Self::start_on(bind(|| TcpListener::bind(address)), serve)
+    }
+
+    /// Serves those who come to `listener`.
+    pub fn start_on(
+        listener: TcpListener,
+        serve: impl Fn(&TcpStream) + Send + Sync + 'static,
+    ) -> Self {
+        let listener = Arc::new(listener);
         let address = listener.local_addr().unwrap();
         let live = Arc::new(Mutex::new(Vec::new()));
         let serve = Arc::new(serve);

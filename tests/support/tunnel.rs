@@ -102,6 +102,9 @@ struct Transport {
 /// Pool type TCP.
 pub const TCP: u8 = 0;
 
+/// Pool type QUIC.
+pub const QUIC: u8 = 1;
+
 /// Pool type WebSocket.
 pub const WEB_SOCKET: u8 = 2;
 
@@ -115,6 +118,12 @@ const TRANSPORTS: &[Transport] = &[
         is_built: true,
         tls_min: Tls::None,
         v1_flows: &Flow::ALL,
+    },
+    Transport {
+        number: QUIC,
+        is_built: cfg!(feature = "quic"),
+        tls_min: Tls::SelfSigned,
+        v1_flows: &[Flow::Reverse],
     },
     Transport {
         number: WEB_SOCKET,
@@ -224,8 +233,16 @@ impl Combination {
     /// The plainest reverse one of each transport whose pool connections can be told apart, cut and
     /// kept from outside.
     pub fn with_own_connections() -> Vec<Self> {
-        let mut all = Self::plainest(Flow::Reverse);
+        let mut all = Self::over_tcp();
         all.retain(|one| one.transport != HTTP2);
+        all
+    }
+
+    /// The plainest reverse one of each transport of which connections can be cut, and end with
+    /// the program that has them: what is sent by UDP does neither.
+    pub fn over_tcp() -> Vec<Self> {
+        let mut all = Self::plainest(Flow::Reverse);
+        all.retain(|one| one.transport != QUIC);
         all
     }
 
@@ -270,15 +287,19 @@ impl Combination {
 
     /// The largest datagram that passes in one piece.
     ///
-    /// Without boundaries it is what fits into one frame that fits into one record of TLS: what is
-    /// larger may reach the other end in two parts, which it takes for two datagrams.
+    /// Without boundaries it is what fits into one frame that fits into one record of TLS, or into
+    /// one packet of QUIC: what is larger may reach the other end in two parts, which it takes for
+    /// two datagrams.
     pub fn datagram_size_max(self) -> usize {
+        // The smallest packet of 1200 bytes, less its headers.
+        const PACKET_MAX: usize = 1100;
         const FRAMES_MAX: usize = 16_375;
         const BUFFER_SIZE: usize = 16_384;
-        if self.keeps_boundaries() || self.transport == TCP {
-            BUFFER_SIZE
-        } else {
-            FRAMES_MAX
+        match self.transport {
+            _ if self.keeps_boundaries() => BUFFER_SIZE,
+            TCP => BUFFER_SIZE,
+            QUIC => PACKET_MAX,
+            _ => FRAMES_MAX,
         }
     }
 

@@ -38,6 +38,10 @@ pub(in crate::net) type LineNumber = u32;
 /// The line that is none: what the thread itself watches.
 pub(in crate::net) const NO_LINE: LineNumber = 0;
 
+/// Most lines of one thread that can be told apart.
+#[cfg(feature = "quic")]
+pub(in crate::net) const LINE_NUMBER_MAX: LineNumber = (1 << (u64::BITS - OF_LINE_BITS)) - 1;
+
 /// What the lines of one thread share.
 #[derive(Clone, Copy)]
 pub(in crate::net) struct Shared<'a> {
@@ -117,9 +121,21 @@ impl<'a, T: Transport> Line<'a, T> {
         &self.transport
     }
 
+    /// Returns the connection itself.
+    #[cfg(feature = "quic")]
+    pub fn transport_mut(&mut self) -> &mut T {
+        &mut self.transport
+    }
+
     /// Returns whether the transport is over.
     pub fn is_broken(&self) -> bool {
         self.is_broken
+    }
+
+    /// Returns whether it belongs to a session.
+    #[cfg(feature = "quic")]
+    pub fn has_session(&self) -> bool {
+        self.over.is_some()
     }
 
     /// Returns whether nothing is left to do but to [`end`](Line::end) it.

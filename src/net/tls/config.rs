@@ -42,6 +42,16 @@ pub struct ServerTls {
 pub struct ClientTls {
     pub(super) config: Arc<ClientConfig>,
     pub(super) trust: Trust,
+    #[cfg(feature = "quic")]
+    verifier: Arc<dyn ServerCertVerifier>,
+}
+
+/// Looks at the certificates of one server for a transport that does TLS by other means.
+#[cfg(feature = "quic")]
+#[derive(Clone)]
+pub struct Judge {
+    verifier: Arc<dyn ServerCertVerifier>,
+    name: ServerName<'static>,
 }
 
 impl ServerTls {
@@ -90,6 +100,8 @@ impl ClientTls {
     }
 
     fn with_verifier(verifier: Arc<dyn ServerCertVerifier>, trust: Trust, alpn: &[&[u8]]) -> Self {
+        #[cfg(feature = "quic")]
+        let of_judges = Arc::clone(&verifier);
         let mut config = ClientConfig::builder_with_provider(Arc::new(provider(has_aes())))
             .with_protocol_versions(&[&TLS13])
             .expect("each of our cipher suites is one of TLS 1.3")
@@ -101,6 +113,47 @@ impl ClientTls {
         Self {
             config: Arc::new(config),
             trust,
+            #[cfg(feature = "quic")]
+            verifier: of_judges,
+        }
+    }
+
+    /// Returns what looks at the certificates of the server called `name`, a host name or an IP
+    /// address without brackets.
+    ///
+    /// Errors: `Name`.
+    #[cfg(feature = "quic")]
+    pub fn judge(&self, name: &str) -> Result<Judge, TlsError> {
+        let parsed = ServerName::try_from(name.to_owned());
+        Ok(Judge {
+            verifier: Arc::clone(&self.verifier),
+            name: parsed.map_err(|_| TlsError::Name(name.to_owned()))?,
+        })
+    }
+}
+
+#[cfg(feature = "quic")]
+impl Judge {
+    /// Looks at what a server shows, its own certificate first. That it has the key of it is for
+    /// the transport to check.
+    ///
+    /// Errors: the certificate is not accepted.
+    pub fn look_at(&self, chain: &[CertificateDer<'_>]) -> Result<(), TlsError> {
+        let (own, rest) = chain
+            .split_first()
+            .ok_or(TlsError::Protocol(rustls::Error::NoCertificatesPresented))?;
+        let now = UnixTime::now();
+        let judged = self
+            .verifier
+            .verify_server_cert(own, rest, &self.name, &[], now);
+        judged.map(drop).map_err(TlsError::from_library)
+    }
+
+    /// Returns the name to send (SNI), which an address is not.
+    pub fn host_name(&self) -> Option<&str> {
+        match &self.name {
+            ServerName::DnsName(name) => Some(name.as_ref()),
+            _ => None,
         }
     }
 }

@@ -33,6 +33,8 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, Connection, ServerConnection};
 
+#[cfg(feature = "quic")]
+pub use self::config::Judge;
 pub(in crate::net) use self::config::crypto;
 pub use self::config::{ClientTls, ServerTls, Trust};
 pub use self::error::{CertificateFault, TlsError};

@@ -18,6 +18,8 @@ use nodepass::wire::ticket::{Ticket, TicketIssuer};
 
 use super::control::Control;
 use super::http2::{Mux, Opening};
+#[cfg(feature = "quic")]
+use super::quic::Link;
 use super::random;
 use super::stream::Stream;
 use super::web_socket::{Ends, WebSocket, upgrade_request};
@@ -47,12 +49,15 @@ pub enum Way {
     WebSocket(VecDeque<Vec<u8>>, Ends),
     /// Streams of one connection.
     Http2(Mux),
+    /// The same.
+    #[cfg(feature = "quic")]
+    Quic(Link),
 }
 
 impl Way {
     /// That of an offer, in the native dialect or in v1.
     ///
-    /// Errors: there is no connection to be had for HTTP/2.
+    /// Errors: there is no connection to be had for HTTP/2 or QUIC.
     pub fn of(server: SocketAddr, offer: &Offer, is_native: bool) -> io::Result<Self> {
         Ok(match offer.transport {
             Transport::Tcp => Self::Tcp,
@@ -64,7 +69,10 @@ impl Way {
                 let below = Stream::dial_http2(server)?;
                 Self::Http2(Mux::client(below, Opening::of_client()))
             }
-            Transport::Quic => panic!("no played client speaks QUIC"),
+            #[cfg(feature = "quic")]
+            Transport::Quic => Self::Quic(Link::dial(server)?),
+            #[cfg(not(feature = "quic"))]
+            Transport::Quic => panic!("QUIC is not built"),
         })
     }
 
@@ -95,6 +103,11 @@ impl Way {
                 let (id, socket) = mux.join(ticket)?;
                 Ok((id, Stream::Plain(socket)))
             }
+            #[cfg(feature = "quic")]
+            Self::Quic(link) => {
+                let (id, socket) = link.join(ticket)?;
+                Ok((id, Stream::Plain(socket)))
+            }
         }
     }
 
@@ -105,6 +118,16 @@ impl Way {
         match self {
             Self::Http2(mux) => mux,
             _ => panic!("no HTTP/2"),
+        }
+    }
+
+    /// The connection of QUIC.
+    #[cfg(feature = "quic")]
+    #[track_caller]
+    pub fn link(&self) -> &Link {
+        match self {
+            Self::Quic(link) => link,
+            _ => panic!("no QUIC"),
         }
     }
 }
@@ -240,6 +263,8 @@ impl PlayedClient {
         assert_eq!(id, PoolId::CONTROL, "the first id of a session");
         let seen = match &way {
             Way::Http2(mux) => mux.fingerprint,
+            #[cfg(feature = "quic")]
+            Way::Quic(link) => link.fingerprint,
             _ => stream.fingerprint(),
         };
         assert!(fingerprint.is_none() || seen == fingerprint);
@@ -256,7 +281,7 @@ impl PlayedClient {
     }
 
     /// How it opens pool connections.
-    #[cfg(feature = "http2")]
+    #[cfg(any(feature = "http2", feature = "quic"))]
     pub fn way(&mut self) -> &mut Way {
         &mut self.way
     }

@@ -308,8 +308,8 @@ impl Drop for Mux {
     }
 }
 
-/// Two ends of one connection.
-fn pair() -> (TcpStream, TcpStream) {
+/// Two ends of one connection, of which the first waits for nothing.
+pub fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (far, _) = listener.accept().unwrap();
