@@ -85,7 +85,7 @@ impl Bench {
             Test::Idle => self.measure_idle(peer, forwarder),
             Test::Udp => self.measure_udp(peer, forwarder, target),
             // Made for a link on which there is something to wait for.
-            Test::Burst => Ok(()),
+            Test::BulkUp | Test::BulkDown | Test::BulkMany | Test::Burst => Ok(()),
         }
     }
 

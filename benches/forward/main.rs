@@ -108,7 +108,7 @@ fn run(mut options: Options) -> io::Result<()> {
         far_namespace: None,
     };
     let link = match &options.link {
-        Some(helper) => Some(Link::enter(helper, &mut site)?),
+        Some(helper) => Some(Link::enter(helper, &options, &mut site)?),
         None => None,
     };
     let mut bench = Bench {
@@ -163,7 +163,9 @@ impl Bench {
                 return Err(io::Error::new(io::ErrorKind::Interrupted, "interrupted"));
             }
             let (service, measured) = match test {
-                Test::Bulk => (Service::Bulk, true),
+                Test::Bulk | Test::BulkUp | Test::BulkDown | Test::BulkMany => {
+                    (Service::Bulk, true)
+                }
                 Test::PingPong | Test::FirstByte | Test::Burst | Test::Connect => {
                     (Service::Echo, true)
                 }
@@ -185,14 +187,14 @@ impl Bench {
     /// Runs one test with a fresh target and a fresh forwarder, so that no test meets the
     /// leftovers of another one: closed connections, grown memory.
     fn measure_one(&mut self, peer: &'static Peer, test: Test, service: Service) -> io::Result<()> {
-        let target = Target::start(&self.site)?;
+        let mut target = Target::start(&self.site)?;
         let forwarder = Forwarder::start(&self.site, peer, service, &target)?;
         match &self.link {
             Some(link) => {
                 let mut pids = forwarder.pids();
                 pids.push(link.pid());
                 let window = Window::open(&pids, target.pid())?;
-                link::measure(&mut self.samples, test, peer, &forwarder)?;
+                link.measure(&mut self.samples, test, peer, &forwarder, &mut target)?;
                 self.close(window).map(|_| ())
             }
             None => self.measure_loopback(test, peer, &forwarder, &target),
@@ -208,10 +210,11 @@ impl Bench {
 
     fn write_samples(&self) -> io::Result<()> {
         let text = format!(
-            "{{\n  \"processors\": {},\n  \"kernel\": \"{}\",\n  \"seconds\": {},\n  \
-             \"foreign_share\": {},\n  \"samples\": {}\n}}\n",
+            "{{\n  \"processors\": {},\n  \"kernel\": \"{}\",\n  \"network\": \"{}\",\n  \
+             \"seconds\": {},\n  \"foreign_share\": {},\n  \"samples\": {}\n}}\n",
             measure::processors_count(),
             measure::kernel_version(),
+            self.describe_network(),
             self.options.duration.as_secs_f64(),
             table::median(&self.foreign_shares).unwrap_or_default(),
             self.samples.to_json(),
@@ -220,11 +223,22 @@ impl Bench {
     }
 
     fn samples_path(&self) -> PathBuf {
-        let name = match self.link {
+        let name = match &self.link {
+            Some(link) if link.is_lossy() => "link-loss.json",
             Some(_) => "link.json",
             None => "forward.json",
         };
         self.site.folder.join(name)
+    }
+
+    fn describe_network(&self) -> String {
+        self.link.as_ref().map_or_else(
+            || {
+                let seconds = self.options.duration.as_secs_f64();
+                format!("{seconds} s each, all over loopback")
+            },
+            Link::describe,
+        )
     }
 
     fn print(&self) {
@@ -239,7 +253,7 @@ impl Bench {
         if self.has(|peer| peer.kind == Kind::Tunnel && peer.is_nodepass()) {
             println!(
                 "tunnel is nodepass as server and client, reverse, native; tunnel-tls: tls=1; \
-                 tunnel-ws: type=2, tunnel-wss: with tls=1; tunnel-h2: type=3."
+                 tunnel-ws: type=2, tunnel-wss: with tls=1; tunnel-h2: type=3; tunnel-quic: type=1."
             );
         }
         if self.has(|peer| peer.name == rathole::NAME) {
@@ -250,13 +264,7 @@ impl Bench {
             self.options.rounds,
             measure::processors_count(),
             measure::kernel_version(),
-            match self.link {
-                Some(_) => link::DESCRIPTION.to_owned(),
-                None => format!(
-                    "{} s each, all over loopback",
-                    self.options.duration.as_secs_f64()
-                ),
-            },
+            self.describe_network(),
         );
         let foreign = table::median(&self.foreign_shares).unwrap_or_default() * 100.0;
         let foreign_max = self.foreign_shares.iter().copied().fold(0.0, f64::max) * 100.0;

@@ -21,10 +21,13 @@ Usage: cargo bench --bench forward -- [OPTION…]
   --only NAME,…     what is compared: {peers} (default: all)
   --tests NAME,…    {loopback} (default: all)
   --rounds N        times that everything is measured; medians are shown (default: 5, 3 on a link)
-  --seconds S       length of each measurement over loopback (default: 1)
+  --seconds S       length of each measurement (default: 1); on a link, how long bulk streams are
+                    measured (default: 4)
   --binary PATH     nodepass to measure (default: the one cargo has just built)
   --link PATH       over a link of 50 ms that the helper at PATH makes, instead of over loopback;
                     tests are then {link}; only tunnels and direct; root only
+  --loss PERCENT    how many packets the link loses, each way (default: 0)
+  --congestion NAME congestion control of TCP on the link, such as cubic, bbr (default: the system's)
 ",
         peers = peers.join(", "),
         loopback = tests(false),
@@ -36,6 +39,9 @@ Usage: cargo bench --bench forward -- [OPTION…]
 #[derive(Clone, Copy, PartialEq)]
 pub enum Test {
     Bulk,
+    BulkUp,
+    BulkDown,
+    BulkMany,
     PingPong,
     FirstByte,
     Burst,
@@ -45,8 +51,11 @@ pub enum Test {
 }
 
 impl Test {
-    const ALL: [Test; 7] = [
+    const ALL: [Test; 10] = [
         Test::Bulk,
+        Test::BulkUp,
+        Test::BulkDown,
+        Test::BulkMany,
         Test::PingPong,
         Test::FirstByte,
         Test::Burst,
@@ -58,6 +67,9 @@ impl Test {
     pub fn name(self) -> &'static str {
         match self {
             Test::Bulk => "bulk",
+            Test::BulkUp => "bulk-up",
+            Test::BulkDown => "bulk-down",
+            Test::BulkMany => "bulk-many",
             Test::PingPong => "pingpong",
             Test::FirstByte => "firstbyte",
             Test::Burst => "burst",
@@ -70,9 +82,9 @@ impl Test {
     /// Whether it is one of those over a link, or over loopback.
     fn applies(self, over_link: bool) -> bool {
         match self {
-            Test::Bulk | Test::FirstByte | Test::Connect => true,
-            Test::Burst => over_link,
-            Test::PingPong | Test::Idle | Test::Udp => !over_link,
+            Test::FirstByte | Test::Connect => true,
+            Test::BulkUp | Test::BulkDown | Test::BulkMany | Test::Burst => over_link,
+            Test::Bulk | Test::PingPong | Test::Idle | Test::Udp => !over_link,
         }
     }
 }
@@ -85,6 +97,10 @@ pub struct Options {
     pub nodepass: PathBuf,
     /// The program that makes the link; without one, all is measured over loopback.
     pub link: Option<PathBuf>,
+    /// Share of packets that the link loses each way.
+    pub loss_percent: f64,
+    /// Congestion control of TCP on the link, if not the system's.
+    pub congestion: Option<String>,
 }
 
 impl Options {
@@ -94,11 +110,13 @@ impl Options {
             peers: Vec::new(),
             tests: Vec::new(),
             rounds: 0,
-            duration: Duration::from_secs(1),
+            duration: Duration::ZERO,
             nodepass: PathBuf::from(env!("CARGO_BIN_EXE_nodepass")),
             link: None,
+            loss_percent: 0.0,
+            congestion: None,
         };
-        let (mut only, mut tests, mut rounds) = (None, None, None);
+        let (mut only, mut tests, mut rounds, mut seconds) = (None, None, None, None);
         while let Some(name) = arguments.next() {
             // Cargo passes this one to every benchmark.
             if name == "--bench" {
@@ -119,11 +137,14 @@ impl Options {
                 "--tests" => tests = Some(value),
                 "--rounds" => rounds = Some(parse_value(&name, &value)?),
                 "--seconds" => {
-                    options.duration = Duration::try_from_secs_f64(parse_value(&name, &value)?)
+                    let duration = Duration::try_from_secs_f64(parse_value(&name, &value)?)
                         .map_err(|error| format!("'{name}' has value '{value}': {error}"))?;
+                    seconds = Some(duration);
                 }
                 "--binary" => options.nodepass = find()?,
                 "--link" => options.link = Some(find()?),
+                "--loss" => options.loss_percent = parse_value(&name, &value)?,
+                "--congestion" => options.congestion = Some(value),
                 _ => return Err(format!("unknown option '{name}'")),
             }
         }
@@ -143,6 +164,14 @@ impl Options {
                 .map(|test| (test.name(), test)),
         )?;
         options.rounds = rounds.unwrap_or(if over_link { 3 } else { 5 });
+        let default_seconds = if over_link { 4 } else { 1 };
+        options.duration = seconds.unwrap_or(Duration::from_secs(default_seconds));
+        if !over_link && (options.loss_percent != 0.0 || options.congestion.is_some()) {
+            return Err("'--loss' and '--congestion' are for a link: use '--link'".to_owned());
+        }
+        if !(0.0..100.0).contains(&options.loss_percent) {
+            return Err("'--loss' must be a percentage from 0 to less than 100".to_owned());
+        }
         if options.rounds == 0 || options.duration.is_zero() {
             return Err("'--rounds' and '--seconds' must be more than 0".to_owned());
         }

@@ -108,6 +108,14 @@ const NODEPASS_TUNNEL_HTTP2: &[&[&str]] = &[
     NODEPASS_CLIENT,
 ];
 
+const NODEPASS_TUNNEL_QUIC: &[&[&str]] = &[
+    &[
+        "{nodepass}",
+        "server://bench@{control}/{visitors}?mode=1&tls=1&type=1&auth=1&log=error",
+    ],
+    NODEPASS_CLIENT,
+];
+
 const RATHOLE: &[&[&str]] = &[
     &["{rathole}", "--server", "{folder}/server.toml"],
     &["{rathole}", "--client", "{folder}/client.toml"],
@@ -204,6 +212,14 @@ pub const PEERS: &[Peer] = &[
         files: &[],
         commands: NODEPASS_TUNNEL_HTTP2,
         datagram_commands: NODEPASS_TUNNEL_HTTP2,
+        idle_count_max: usize::MAX,
+    },
+    Peer {
+        name: "tunnel-quic",
+        kind: Kind::Tunnel,
+        files: &[],
+        commands: NODEPASS_TUNNEL_QUIC,
+        datagram_commands: NODEPASS_TUNNEL_QUIC,
         idle_count_max: usize::MAX,
     },
     Peer {
@@ -497,7 +513,7 @@ fn find_free_port() -> io::Result<u16> {
 }
 
 /// Where programs are looked for: haproxy is where only the administrator looks.
-fn search_path() -> OsString {
+pub fn search_path() -> OsString {
     let mut path = env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/sbin:/usr/local/sbin");
     path

@@ -42,6 +42,7 @@ pub enum Metric {
     UdpFlowMedian,
     UdpFlowCost,
     LinkFirstByteMedian,
+    LinkFirstByteSlow,
     LinkFirstByteMax,
     LinkBurst32Median,
     LinkBurst32Max,
@@ -55,10 +56,11 @@ pub enum Metric {
     LinkConnectErrors,
     LinkBulkUpRate,
     LinkBulkDownRate,
+    LinkBulkManyRate,
 }
 
 /// What each is called in the file of samples and in the table, in the order of the table.
-const METRICS: [(Metric, &str, &str); 46] = [
+const METRICS: [(Metric, &str, &str); 48] = [
     (
         Metric::BulkUpRate,
         "bulk_up_1_gbit_s",
@@ -161,6 +163,11 @@ const METRICS: [(Metric, &str, &str); 46] = [
         "first byte of a new visitor, p50 ms",
     ),
     (
+        Metric::LinkFirstByteSlow,
+        "link_first_byte_p99_ms",
+        "— p99 ms",
+    ),
+    (
         Metric::LinkFirstByteMax,
         "link_first_byte_max_ms",
         "— max ms",
@@ -216,6 +223,11 @@ const METRICS: [(Metric, &str, &str); 46] = [
         Metric::LinkBulkDownRate,
         "link_bulk_down_mbit_s",
         "1 stream down, Mbit/s",
+    ),
+    (
+        Metric::LinkBulkManyRate,
+        "link_bulk_up_8_mbit_s",
+        "8 streams up, Mbit/s",
     ),
 ];
 

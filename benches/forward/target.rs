@@ -6,7 +6,9 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::{env, process, thread};
 
 use rustix::buffer::spare_capacity;
@@ -25,6 +27,8 @@ const EVENTS_COUNT_MAX: usize = 512;
 /// A running target process; it ends when this is dropped.
 pub struct Target {
     child: Child,
+    questions: ChildStdin,
+    answers: BufReader<ChildStdout>,
     pub echo: SocketAddr,
     pub sink: SocketAddr,
 }
@@ -38,15 +42,19 @@ impl Target {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut child = site.spawn_far(&mut command)?;
-        let mut line = String::new();
+        let questions = child.stdin.take().expect("standard input was asked for");
         let output = child.stdout.take().expect("standard output was asked for");
-        BufReader::new(output).read_line(&mut line)?;
+        let mut answers = BufReader::new(output);
+        let mut line = String::new();
+        answers.read_line(&mut line)?;
         let ports: Vec<u16> = line
             .split_whitespace()
             .filter_map(|word| word.parse().ok())
             .collect();
         let mut target = Target {
             child,
+            questions,
+            answers,
             echo: SocketAddr::new(site.target, 0),
             sink: SocketAddr::new(site.target, 0),
         };
@@ -58,6 +66,14 @@ impl Target {
         target.echo.set_port(echo);
         target.sink.set_port(sink);
         Ok(target)
+    }
+
+    /// Bytes that have arrived on bulk streams so far. A link is not on the way of this question.
+    pub fn received_bytes(&mut self) -> io::Result<u64> {
+        self.questions.write_all(b"\n")?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        line.trim_end().parse().map_err(io::Error::other)
     }
 
     pub fn pid(&self) -> u32 {
@@ -78,6 +94,7 @@ pub fn loopback(port: u16) -> SocketAddr {
 }
 
 /// Serves on the given address until standard input ends, so that no target outlives the benchmark.
+/// Each line there asks how many bytes have arrived on bulk streams.
 pub fn serve(address: Option<String>) -> io::Result<()> {
     let address: IpAddr = address
         .and_then(|address| address.parse().ok())
@@ -93,8 +110,13 @@ pub fn serve(address: Option<String>) -> io::Result<()> {
     );
     thread::spawn(move || serve_echo(&echo));
     thread::spawn(move || serve_datagrams(&echo_datagrams));
-    thread::spawn(move || serve_bulk(&sink));
-    io::copy(&mut io::stdin(), &mut io::sink())?;
+    let received_bytes = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&received_bytes);
+    thread::spawn(move || serve_bulk(&sink, &counter));
+    for question in io::stdin().lines() {
+        question?;
+        println!("{}", received_bytes.load(Ordering::Relaxed));
+    }
     process::exit(0)
 }
 
@@ -160,18 +182,21 @@ fn serve_datagrams(socket: &UdpSocket) {
     }
 }
 
-fn serve_bulk(listener: &TcpListener) {
+fn serve_bulk(listener: &TcpListener, received_bytes: &Arc<AtomicU64>) {
     for connection in listener.incoming().flatten() {
-        thread::spawn(move || serve_bulk_connection(&connection));
+        let received_bytes = Arc::clone(received_bytes);
+        thread::spawn(move || serve_bulk_connection(&connection, &received_bytes));
     }
 }
 
-fn serve_bulk_connection(mut connection: &TcpStream) -> io::Result<()> {
+fn serve_bulk_connection(mut connection: &TcpStream, received_bytes: &AtomicU64) -> io::Result<()> {
     let mut request = [0];
     connection.read_exact(&mut request)?;
     match BulkRequest::decode(request[0]) {
         Some(BulkRequest::Probe) => connection.write_all(&request),
-        Some(BulkRequest::Receive) => bulk::drain(connection, |_| ()),
+        Some(BulkRequest::Receive) => bulk::drain(connection, |size| {
+            received_bytes.fetch_add(size, Ordering::Relaxed);
+        }),
         Some(BulkRequest::Send) => bulk::flood(connection, |_| ()),
         None => Ok(()),
     }

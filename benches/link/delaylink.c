@@ -1,8 +1,12 @@
 /*
  * Makes a slow link on one machine: two network namespaces, joined by a wire that delays every
- * packet by a fixed time and carries a fixed number of bits per second each way.
+ * packet by a fixed time and carries a fixed number of bits per second each way. It may lose
+ * packets: each of them with the same probability, whatever became of those before it.
  *
- *   delaylink DELAY_US MBIT_PER_S
+ *   delaylink DELAY_US MBIT_PER_S [LOSS_PERMILLE]
+ *
+ * The delay is that of one way, so a round trip takes twice as long. Which packets are lost is a
+ * matter of their number in their direction alone, the same in every run.
  *
  * The near end is 192.0.2.1, the far end 192.0.2.2. One line on standard output names the files
  * of the two namespaces, near end first, for setns() or `nsenter --net=FILE`. It ends when standard
@@ -56,11 +60,19 @@ struct packet {
     char bytes[PACKET_SIZE_MAX];
 };
 
+/* What the wire is like, the same in both directions. */
+struct nature {
+    uint64_t delay_ns;
+    double ns_per_byte;
+    double loss; /* probability, 0 to 1 */
+};
+
 /* One direction. `first` and `last` only grow; a packet's place is its number modulo the length. */
 struct wire {
     struct packet *packets;
     uint64_t first, last;
     uint64_t free_at; /* when the last packet has left the sender */
+    uint64_t chance;  /* state of the generator that says which packets are lost */
     int from, to;
 };
 
@@ -135,8 +147,19 @@ static int is_full(const struct wire *wire, uint64_t time)
     return wire->last - wire->first == WIRE_LENGTH || wire->free_at > time + BACKLOG_NS;
 }
 
+/* The next number of a SplitMix64 generator, 0 to 1 without 1. */
+static double draw(uint64_t *state)
+{
+    *state += 0x9e3779b97f4a7c15;
+    uint64_t mixed = *state;
+    mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9;
+    mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111eb;
+    mixed ^= mixed >> 31;
+    return (double)(mixed >> 11) / (double)(1ull << 53);
+}
+
 /* Puts waiting packets on the wire. */
-static void take(struct wire *wire, uint64_t delay, double ns_per_byte)
+static void take(struct wire *wire, const struct nature *nature)
 {
     for (int count = 0; count < BATCH_COUNT; count++) {
         uint64_t time = now();
@@ -148,9 +171,11 @@ static void take(struct wire *wire, uint64_t delay, double ns_per_byte)
             return;
         packet->size = (size_t)size;
         uint64_t starts_at = wire->free_at > time ? wire->free_at : time;
-        wire->free_at = starts_at + (uint64_t)((double)size * ns_per_byte);
-        packet->due_at = wire->free_at + delay;
-        wire->last++;
+        wire->free_at = starts_at + (uint64_t)((double)size * nature->ns_per_byte);
+        packet->due_at = wire->free_at + nature->delay_ns;
+        /* What gets lost does so on the wire: it has taken its time there like any other. */
+        if (draw(&wire->chance) >= nature->loss)
+            wire->last++;
     }
 }
 
@@ -169,7 +194,7 @@ static uint64_t deliver(struct wire *wire)
     return UINT64_MAX;
 }
 
-static void run(struct wire wires[2], uint64_t delay, double ns_per_byte)
+static void run(struct wire wires[2], const struct nature *nature)
 {
     for (;;) {
         struct pollfd polled[3] = {{.fd = STDIN_FILENO, .events = POLLIN}};
@@ -199,16 +224,18 @@ static void run(struct wire wires[2], uint64_t delay, double ns_per_byte)
         }
         for (int i = 0; i < 2; i++)
             if (polled[1 + i].revents != 0)
-                take(&wires[i], delay, ns_per_byte);
+                take(&wires[i], nature);
     }
 }
 
 int main(int count, char **arguments)
 {
-    double delay_us = count == 3 ? atof(arguments[1]) : -1;
-    double mbit_per_s = count == 3 ? atof(arguments[2]) : -1;
-    if (delay_us < 0 || mbit_per_s <= 0) {
-        fprintf(stderr, "usage: delaylink DELAY_US MBIT_PER_S\n");
+    int complete = count == 3 || count == 4;
+    double delay_us = complete ? atof(arguments[1]) : -1;
+    double mbit_per_s = complete ? atof(arguments[2]) : -1;
+    double loss_permille = count == 4 ? atof(arguments[3]) : 0;
+    if (delay_us < 0 || mbit_per_s <= 0 || loss_permille < 0 || loss_permille > 1000) {
+        fprintf(stderr, "usage: delaylink DELAY_US MBIT_PER_S [LOSS_PERMILLE]\n");
         return 2;
     }
     /* The default lets the kernel wake us 50 us late. */
@@ -216,7 +243,16 @@ int main(int count, char **arguments)
     int near_namespace, far_namespace;
     int near = make_end("192.0.2.1", &near_namespace);
     int far = make_end("192.0.2.2", &far_namespace);
-    struct wire wires[2] = {{.from = near, .to = far}, {.from = far, .to = near}};
+    /* Each direction has losses of its own. */
+    struct wire wires[2] = {
+        {.from = near, .to = far, .chance = 1},
+        {.from = far, .to = near, .chance = 2},
+    };
+    struct nature nature = {
+        .delay_ns = (uint64_t)(delay_us * 1000),
+        .ns_per_byte = 8000 / mbit_per_s,
+        .loss = loss_permille / 1000,
+    };
     for (int i = 0; i < 2; i++) {
         wires[i].packets = calloc(WIRE_LENGTH, sizeof(struct packet));
         if (wires[i].packets == NULL)
@@ -224,6 +260,6 @@ int main(int count, char **arguments)
     }
     printf("/proc/%d/fd/%d /proc/%d/fd/%d\n", getpid(), near_namespace, getpid(), far_namespace);
     fflush(stdout);
-    run(wires, (uint64_t)(delay_us * 1000), 8000 / mbit_per_s);
+    run(wires, &nature);
     return 0;
 }
