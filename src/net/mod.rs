@@ -10,6 +10,7 @@ pub mod listen;
 pub mod meter;
 pub mod mux;
 pub mod name_server;
+pub mod origin;
 pub mod patient;
 #[cfg(feature = "quic")]
 pub mod quic;

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use crate::net::cover::{Arriving, CoverError, ServerCover, Wants};
 use crate::net::mux::http2::Http2;
 #[cfg(feature = "http2")]
 use crate::net::mux::{MuxEvent, Transport};
+use crate::net::origin::origin_of;
 use crate::net::stream::{BoxedStream, PlainStream, is_passing};
 #[cfg(feature = "http2")]
 use crate::wire::alpn::H2;
@@ -151,15 +152,9 @@ impl Caller {
         self.address
     }
 
-    /// Whose places he takes: an address, of IPv6 the network that one subscriber has.
+    /// Whose places he takes.
     pub fn origin(&self) -> IpAddr {
-        match self.address.ip() {
-            IpAddr::V4(ip) => ip.into(),
-            IpAddr::V6(ip) => {
-                let network = ip.to_bits() >> 64 << 64;
-                Ipv6Addr::from_bits(network).into()
-            }
-        }
+        origin_of(self.address)
     }
 
     /// When to look at him even if he has said nothing.

@@ -20,7 +20,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -42,6 +42,7 @@ use crate::net::cover::ServerCover;
 use crate::net::listen::{Accepting, Acceptor};
 #[cfg(feature = "http2")]
 use crate::net::mux::Mux;
+use crate::net::origin::oldest_of_busiest;
 use crate::net::stream::BoxedStream;
 #[cfg(feature = "websocket")]
 use crate::net::web_socket::{Ends, Role, WebSocketStream};
@@ -240,14 +241,9 @@ impl Doorman {
 
     /// Makes room: of the address with the most callers the one who has been here longest goes.
     fn evict(&mut self) {
-        let mut counts: HashMap<IpAddr, (usize, u64)> = HashMap::new();
-        for (number, place) in &self.callers {
-            let (count, oldest) = counts.entry(place.caller.origin()).or_insert((0, *number));
-            *count += 1;
-            *oldest = (*oldest).min(*number);
-        }
-        let busiest = counts.into_values().max_by_key(|(count, _)| *count);
-        if let Some((_, oldest)) = busiest {
+        let callers = self.callers.iter();
+        let places = callers.map(|(number, place)| (place.caller.origin(), *number));
+        if let Some(oldest) = oldest_of_busiest(places) {
             self.remove(oldest);
         }
     }

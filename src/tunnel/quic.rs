@@ -1,7 +1,7 @@
 //! Whoever comes to a server's tunnel port by QUIC.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use super::spending::Spending;
 use crate::net::certificate::Identity;
 use crate::net::cover::ServerCover;
 use crate::net::mux::Porter;
+use crate::net::origin::origin_of;
 use crate::net::quic::endpoint::{Endpoint, Reception};
 use crate::runtime::threads::lock;
 use crate::wire::key::ServerKeys;
@@ -28,7 +29,7 @@ const QUIC: Came = Came {
 struct QuicReception {
     guests: Arc<Mutex<Guests>>,
     cover: Arc<ServerCover>,
-    /// Time that handshakes have taken of late, by address.
+    /// Time that handshakes have taken of late, by origin.
     handshake_times: Spending,
 }
 
@@ -71,13 +72,16 @@ impl Reception for QuicReception {
         self.cover.identity()
     }
 
-    fn lets_in(&mut self, address: IpAddr, now: Instant) -> bool {
-        let is_known = lock(&self.guests).knows(address);
-        is_known || self.handshake_times.exhausted_until(address, now).is_none()
+    fn lets_in(&mut self, address: SocketAddr, now: Instant) -> bool {
+        let is_known = lock(&self.guests).knows(address.ip());
+        let exhausted_until = self
+            .handshake_times
+            .exhausted_until(origin_of(address), now);
+        is_known || exhausted_until.is_none()
     }
 
-    fn note_cost(&mut self, address: IpAddr, time: Duration, now: Instant) {
-        self.handshake_times.spend(address, time, now);
+    fn note_cost(&mut self, address: SocketAddr, time: Duration, now: Instant) {
+        self.handshake_times.spend(origin_of(address), time, now);
     }
 
     fn porter(&self, address: SocketAddr) -> Box<dyn Porter> {

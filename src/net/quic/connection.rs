@@ -70,8 +70,11 @@ pub struct Quic {
     parting: HashMap<StreamKey, Parting>,
     /// When a stream among them is cut short even if not all has arrived.
     cuts_at: Option<Instant>,
-    /// They are to be looked after in this turn.
+    /// They are to be looked after in this turn: a datagram has come, a stream has joined them, or
+    /// it is time.
     is_parting_due: bool,
+    /// A datagram has come that has not been looked at.
+    has_news: bool,
     events: VecDeque<MuxEvent>,
     /// Datagrams that found no room in the socket.
     held: Option<Run>,
@@ -85,7 +88,6 @@ pub struct Quic {
     received_size: u64,
     /// Streams of which the peer has said that it takes nothing more.
     stops_count: u64,
-    id_changes: Vec<IdChange>,
 }
 
 /// Which end this is.
@@ -107,9 +109,6 @@ pub enum IdChange {
     /// No longer so.
     Retired(OwnId),
 }
-
-/// Where the ids of a connection come from, and the tokens that go with them.
-pub type MakeId = dyn Fn() -> io::Result<(OwnId, u128)> + Send;
 
 /// A stream that is in use.
 struct QuicStream {
@@ -209,6 +208,7 @@ impl Quic {
             parting: HashMap::new(),
             cuts_at: None,
             is_parting_due: false,
+            has_news: false,
             events: VecDeque::new(),
             held: None,
             keep_alive,
@@ -217,7 +217,6 @@ impl Quic {
             broken: None,
             received_size: 0,
             stops_count: 0,
-            id_changes: Vec::new(),
         }
     }
 
@@ -249,8 +248,10 @@ impl Quic {
         self.received_size
     }
 
-    /// Gives the peer ids for when its address changes, as many as it takes.
-    pub fn tend_ids(&mut self, make_id: &MakeId) {
+    /// Gives the peer ids for when its address changes, as many as it takes, each with the token
+    /// that goes with it; returns what has changed in how the peer may call this end.
+    pub fn tend_ids(&mut self, make_id: impl Fn() -> io::Result<(OwnId, u128)>) -> Vec<IdChange> {
+        let mut changes = Vec::new();
         while self.core.is_established() && self.core.scids_left() > 0 {
             let Ok((id, reset_token)) = make_id() else {
                 break;
@@ -261,18 +262,14 @@ impl Quic {
             if added.is_err() {
                 break;
             }
-            self.id_changes.push(IdChange::Added(id));
+            changes.push(IdChange::Added(id));
         }
         while let Some(id) = self.core.retired_scid_next() {
             if let Ok(id) = OwnId::try_from(id.as_ref()) {
-                self.id_changes.push(IdChange::Retired(id));
+                changes.push(IdChange::Retired(id));
             }
         }
-    }
-
-    /// Returns what has changed in how the peer may call this end.
-    pub fn take_id_changes(&mut self) -> Vec<IdChange> {
-        std::mem::take(&mut self.id_changes)
+        changes
     }
 
     /// Takes a datagram that came from `peer` to `local_ip`; `may_move` says whether the next ones
@@ -286,6 +283,7 @@ impl Quic {
     ) {
         let size = u64::try_from(datagram.len()).unwrap_or(u64::MAX);
         self.received_size = self.received_size.saturating_add(size);
+        self.has_news = true;
         let info = RecvInfo {
             from: self.whereabouts.known,
             to: self.socket.local(),
@@ -326,6 +324,9 @@ impl Quic {
     ///
     /// Errors: the connection is over.
     pub fn look_at_what_came(&mut self) -> io::Result<()> {
+        if !std::mem::take(&mut self.has_news) {
+            return self.ensure_open();
+        }
         self.is_parting_due = true;
         // The core does not tell of each: not of one that could have been written to.
         let stops_count = self.core.stats().stopped_stream_count_remote;
@@ -641,9 +642,7 @@ impl QuicStream {
             rescued: VecDeque::new(),
         }
     }
-}
 
-impl QuicStream {
     /// Reads from the core.
     fn read(
         &mut self,

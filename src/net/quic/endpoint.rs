@@ -41,6 +41,7 @@ use crate::net::mux::line::{
 };
 use crate::net::mux::run::{sleep, terms_of_bridges};
 use crate::net::mux::{Mux, Porter, Transport};
+use crate::net::origin::{oldest_of_busiest, origin_of};
 use crate::net::relay::Terms;
 use crate::runtime::event::Event;
 use crate::runtime::random::random_bytes;
@@ -63,10 +64,10 @@ pub trait Reception: Send {
     fn identity(&self) -> Option<Identity>;
 
     /// Returns whether a connection of `address` is taken up now.
-    fn lets_in(&mut self, address: IpAddr, now: Instant) -> bool;
+    fn lets_in(&mut self, address: SocketAddr, now: Instant) -> bool;
 
     /// Notes that `time` was spent on the handshake of `address`.
-    fn note_cost(&mut self, address: IpAddr, time: Duration, now: Instant);
+    fn note_cost(&mut self, address: SocketAddr, time: Duration, now: Instant);
 
     /// Returns who receives the streams of a connection from `address`.
     fn porter(&self, address: SocketAddr) -> Box<dyn Porter>;
@@ -83,7 +84,7 @@ pub struct Endpoint {
     /// Until when a connection has to show that it belongs to a session.
     handshake_timeout: Duration,
     retries: RetryTokens,
-    resets: Arc<ResetTokens>,
+    resets: ResetTokens,
 }
 
 impl Endpoint {
@@ -108,7 +109,7 @@ impl Endpoint {
             keep_alive,
             handshake_timeout,
             retries: RetryTokens::new(random_bytes()?),
-            resets: Arc::new(ResetTokens::new(reset_key)),
+            resets: ResetTokens::new(reset_key),
         })
     }
 
@@ -391,9 +392,8 @@ impl<'a> Running<'a> {
         // What a handshake costs is mostly spent when its datagrams come.
         let began_at = Instant::now();
         quic.take_datagram(datagram, peer, local_ip, false);
-        let address = canonical(place.address).ip();
         let reception = &mut self.endpoint.reception;
-        reception.note_cost(address, began_at.elapsed(), began_at);
+        reception.note_cost(canonical(place.address), began_at.elapsed(), began_at);
     }
 
     /// Tells a peer that its connection is not here.
@@ -469,7 +469,7 @@ impl<'a> Running<'a> {
         now: Instant,
     ) -> io::Result<Option<LineNumber>> {
         let address = canonical(peer);
-        if !self.endpoint.reception.lets_in(address.ip(), now) {
+        if !self.endpoint.reception.lets_in(address, now) {
             return Ok(None);
         }
         self.make_room();
@@ -507,22 +507,13 @@ impl<'a> Running<'a> {
         Ok(Some(number))
     }
 
-    /// Makes room for one more stranger: of the address with the most of them the one who has been
+    /// Makes room for one more stranger: of the origin with the most of them the one who has been
     /// here longest goes.
     fn make_room(&mut self) {
         let strangers = self.lines.iter().filter(|(_, it)| it.stage.is_stranger());
-        let mut counts: HashMap<IpAddr, (usize, LineNumber)> = HashMap::new();
-        let mut total = 0;
-        for (number, place) in strangers {
-            let origin = canonical(place.address).ip();
-            let (count, oldest) = counts.entry(origin).or_insert((0, *number));
-            *count += 1;
-            *oldest = (*oldest).min(*number);
-            total += 1;
-        }
-        let busiest = counts.into_values().max_by_key(|(count, _)| *count);
-        if total >= QUIC_STRANGERS_MAX
-            && let Some((_, oldest)) = busiest
+        let places = strangers.map(|(number, it)| (origin_of(it.address), *number));
+        if places.clone().count() >= QUIC_STRANGERS_MAX
+            && let Some(oldest) = oldest_of_busiest(places)
         {
             self.drop_line(oldest);
         }
@@ -581,13 +572,12 @@ impl<'a> Running<'a> {
         let Some(place) = self.lines.get_mut(&number) else {
             return;
         };
-        let resets = Arc::clone(&self.endpoint.resets);
-        let quic = place.stage.quic_mut();
-        quic.tend_ids(&move || {
+        let resets = &self.endpoint.resets;
+        let changes = place.stage.quic_mut().tend_ids(|| {
             let id = random_bytes()?;
             Ok((id, resets.of(&id)))
         });
-        for change in quic.take_id_changes() {
+        for change in changes {
             match change {
                 IdChange::Added(id) => {
                     place.ids.push(id);

@@ -77,7 +77,7 @@ pub fn connect(
     config.set_max_send_udp_payload_size(datagram_size_max(server));
     let socket = QuicSocket::for_client(server).map_err(ConnectError::System)?;
     let socket = Arc::new(socket);
-    let (id, _) = random_id().map_err(ConnectError::System)?;
+    let id: OwnId = random_bytes().map_err(ConnectError::System)?;
     let core = quiche::connect_with_buffer_factory(
         host_name.as_deref(),
         &ConnectionId::from_ref(&id),
@@ -145,11 +145,6 @@ fn datagram_size_max(peer: SocketAddr) -> usize {
         true => ipv4,
         false => ipv6,
     }
-}
-
-/// Returns an id for a connection, and a token for its end.
-fn random_id() -> io::Result<(OwnId, u128)> {
-    Ok((random_bytes()?, u128::from_ne_bytes(random_bytes()?)))
 }
 
 impl fmt::Display for ConnectError {

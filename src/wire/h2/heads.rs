@@ -132,12 +132,7 @@ impl Connection {
             Ok(head) if !is_end || head.body_size.is_none_or(|size| size == 0) => head,
             _ => return self.fail_stream(id, ErrorCode::PROTOCOL_ERROR, now),
         };
-        let inbound = if is_end {
-            Inbound::Ended
-        } else {
-            Inbound::Open
-        };
-        let mut stream = self.new_stream(inbound, Outbound::AwaitHead);
+        let mut stream = self.new_stream(Inbound::after_head(is_end), Outbound::AwaitHead);
         stream.body_left = head.body_size;
         stream.heads.push(WaitingHead { fields, is_end });
         self.streams.insert(id, stream);
@@ -177,11 +172,7 @@ impl Connection {
         stream.heads.push(WaitingHead { fields, is_end });
         if !head.is_interim {
             stream.body_left = head.body_size;
-            stream.inbound = if is_end {
-                Inbound::Ended
-            } else {
-                Inbound::Open
-            };
+            stream.inbound = Inbound::after_head(is_end);
         }
         self.events.push_back(Pending::Head(id));
         self.settle(id);

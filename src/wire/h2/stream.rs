@@ -20,6 +20,16 @@ pub(super) enum Inbound {
     Told,
 }
 
+impl Inbound {
+    /// Returns what comes behind a head, which may be the end.
+    pub(super) fn after_head(is_end: bool) -> Self {
+        match is_end {
+            true => Self::Ended,
+            false => Self::Open,
+        }
+    }
+}
+
 /// Our direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outbound {
