@@ -1,7 +1,7 @@
 //! Pool type HTTP/2, down to its frames: what our ends say and what they take.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use nodepass::wire::proof::SessionId;
@@ -10,6 +10,7 @@ use nodepass::wire::ticket::{TICKET_SIZE, Ticket};
 
 use crate::support::ends::{End, KEY, QUICK};
 use crate::support::eventually;
+use crate::support::muxed::{self, check_half_close, check_visitor, take_visitor};
 use crate::support::peer::http2::{
     ACK, DATA, END_HEADERS, END_STREAM, HEADERS, Mux, Opening, PING, RST_STREAM, SETTINGS, frame,
     pool_request, request,
@@ -19,40 +20,13 @@ use crate::support::proxy::{Proxy, Which};
 use crate::support::servers::{TcpServer, echo_both, set_deadline};
 use crate::support::tunnel::{Combination, Flow, HTTP2, Tls};
 use crate::support::visitors::{
-    End as StreamEnd, assert_closed, dial, exchange, exchange_datagram, read_count, read_to_end,
-    udp_visitor,
+    assert_closed, dial, exchange, exchange_datagram, read_count, read_to_end, udp_visitor,
 };
 
 const OPTIONS: &str = "mode=1&type=3&tls=1";
 
 fn start_server(options: &str) -> (End, PlayedClient) {
-    let options = format!("{OPTIONS}&{options}");
-    let server = End::server("127.0.0.1:0", "127.0.0.1:0", &options, QUICK);
-    let client = PlayedClient::join(server.tunnel_address(), &key(KEY));
-    server.wait_up(1);
-    (server, client)
-}
-
-/// The pool connection of the next visitor, who has said a word.
-#[track_caller]
-fn take_visitor(server: &End, client: &mut PlayedClient) -> (TcpStream, Stream) {
-    client.try_fill().unwrap();
-    let mut visitor = dial(server.tcp_address());
-    visitor.write_all(b"hello").unwrap();
-    let (_, mut stream) = client.next_visitor();
-    assert_eq!(stream.read_count(5), b"hello");
-    (visitor, stream)
-}
-
-#[track_caller]
-fn check_visitor(server: &End, client: &mut PlayedClient) {
-    let (visitor, mut stream) = take_visitor(server, client);
-    stream.write_all(b"goodbye").unwrap();
-    stream.finish().unwrap();
-    assert_eq!(
-        read_to_end(&visitor),
-        (b"goodbye".to_vec(), StreamEnd::Finished)
-    );
+    muxed::start_server(HTTP2, options)
 }
 
 // Options.
@@ -255,27 +229,7 @@ fn reset_of_a_stream_costs_its_visitor_alone() {
 #[test]
 fn end_of_either_direction_leaves_the_other_one_open() {
     let (server, mut client) = start_server("");
-    let (mut visitor, mut stream) = take_visitor(&server, &mut client);
-    stream.write_all(b"last words").unwrap();
-    stream.finish().unwrap();
-    assert_eq!(
-        read_to_end(&visitor),
-        (b"last words".to_vec(), StreamEnd::Finished)
-    );
-    visitor.write_all(b"answered all the same").unwrap();
-    assert_eq!(stream.read_count(21), b"answered all the same");
-    drop(visitor);
-    assert_eq!(stream.read_until_end(), b"");
-
-    let (visitor, mut stream) = take_visitor(&server, &mut client);
-    visitor.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(stream.read_until_end(), b"");
-    stream.write_all(b"answer").unwrap();
-    stream.finish().unwrap();
-    assert_eq!(
-        read_to_end(&visitor),
-        (b"answer".to_vec(), StreamEnd::Finished)
-    );
+    check_half_close(&server, &mut client);
 }
 
 #[test]

@@ -17,9 +17,10 @@ use nodepass::wire::ticket::{TICKET_SIZE, Ticket};
 
 use crate::support::each::for_each;
 use crate::support::ends::{End, KEY, QUICK};
+use crate::support::muxed::{self, check_half_close, check_visitor, take_visitor};
 use crate::support::pattern::{Pattern, receive, send};
 use crate::support::peer::quic::Link;
-use crate::support::peer::{PlayedClient, Stream, join_v1, key};
+use crate::support::peer::{PlayedClient, join_v1, key};
 use crate::support::proxy::Proxy;
 use crate::support::servers::{TcpServer, UdpServer, drain, flood, reset_on_close, set_deadline};
 use crate::support::tunnel::{Combination, Flow, QUIC, Tls};
@@ -221,33 +222,7 @@ fn port_that_is_taken_for_udp_is_an_error_until_it_is_free() {
 // Joining.
 
 fn start_server(options: &str) -> (End, PlayedClient) {
-    let options = format!("mode=1&type=1&tls=1&{options}");
-    let server = End::server("127.0.0.1:0", "127.0.0.1:0", &options, QUICK);
-    let client = PlayedClient::join(server.tunnel_address(), &key(KEY));
-    server.wait_up(1);
-    (server, client)
-}
-
-/// The pool connection of the next visitor, who has said a word.
-#[track_caller]
-fn take_visitor(server: &End, client: &mut PlayedClient) -> (TcpStream, Stream) {
-    client.try_fill().unwrap();
-    let mut visitor = dial(server.tcp_address());
-    visitor.write_all(b"hello").unwrap();
-    let (_, mut stream) = client.next_visitor();
-    assert_eq!(stream.read_count(5), b"hello");
-    (visitor, stream)
-}
-
-#[track_caller]
-fn check_visitor(server: &End, client: &mut PlayedClient) {
-    let (visitor, mut stream) = take_visitor(server, client);
-    stream.write_all(b"goodbye").unwrap();
-    stream.finish().unwrap();
-    assert_eq!(
-        read_to_end(&visitor),
-        (b"goodbye".to_vec(), StreamEnd::Finished)
-    );
+    muxed::start_server(QUIC, options)
 }
 
 /// What a stream says first.
@@ -394,27 +369,7 @@ fn reset_of_a_stream_costs_its_visitor_alone() {
 #[test]
 fn end_of_either_direction_leaves_the_other_one_open() {
     let (server, mut client) = start_server("");
-    let (mut visitor, mut stream) = take_visitor(&server, &mut client);
-    stream.write_all(b"last words").unwrap();
-    stream.finish().unwrap();
-    assert_eq!(
-        read_to_end(&visitor),
-        (b"last words".to_vec(), StreamEnd::Finished)
-    );
-    visitor.write_all(b"answered all the same").unwrap();
-    assert_eq!(stream.read_count(21), b"answered all the same");
-    drop(visitor);
-    assert_eq!(stream.read_until_end(), b"");
-
-    let (visitor, mut stream) = take_visitor(&server, &mut client);
-    visitor.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(stream.read_until_end(), b"");
-    stream.write_all(b"answer").unwrap();
-    stream.finish().unwrap();
-    assert_eq!(
-        read_to_end(&visitor),
-        (b"answer".to_vec(), StreamEnd::Finished)
-    );
+    check_half_close(&server, &mut client);
 }
 
 #[test]

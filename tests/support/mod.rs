@@ -5,6 +5,8 @@ pub mod downgrade;
 pub mod each;
 pub mod ends;
 pub mod link;
+#[cfg(any(feature = "http2", feature = "quic"))]
+pub mod muxed;
 pub mod name_server;
 #[cfg(all(feature = "tls", feature = "websocket"))]
 pub mod nginx;
