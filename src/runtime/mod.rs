@@ -1,5 +1,6 @@
 //! Threads, shutdown, log, and what else the process gets from its system.
 
+pub mod cooldown;
 pub mod descriptors;
 pub mod event;
 pub mod input;

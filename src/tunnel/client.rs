@@ -14,7 +14,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::cooldown::Cooldown;
 use super::entry::{self, Way};
 use super::exit::Exit;
 use super::greeting::{Greeted, Greeting, GreetingError};
@@ -48,6 +47,7 @@ use crate::pool::quic::QuicTrunk;
 use crate::pool::tcp::{OpenError, Opening, TcpConnector};
 #[cfg(feature = "websocket")]
 use crate::pool::web_socket::WebSocketConnector;
+use crate::runtime::cooldown::Cooldown;
 use crate::runtime::event::wait_for_any;
 use crate::runtime::threads::Crew;
 use crate::wire::alpn::H2;

@@ -14,7 +14,6 @@
 mod caller;
 pub mod client;
 pub mod control;
-mod cooldown;
 mod direct;
 mod doorman;
 pub mod entry;
@@ -53,7 +52,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use self::cooldown::Cooldown;
 use self::instance::{Instance, announce_room, pool_room};
 use self::running::Running;
 use self::server::ServerError;
@@ -61,6 +59,7 @@ use crate::config::{Address, Config, Core, Mode, Transport};
 use crate::limits::Limits;
 use crate::net::listen::{ListenError, Listeners, Protocols};
 use crate::net::resolve::Resolver;
+use crate::runtime::cooldown::Cooldown;
 use crate::runtime::shutdown::Signals;
 
 /// Why an instance cannot run.
