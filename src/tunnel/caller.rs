@@ -275,8 +275,7 @@ impl Caller {
                     }
                 },
                 Stage::Opening => {
-                    let is_over = self.silent_at.is_some_and(|at| now >= at);
-                    let grace = if is_over { Grace::Over } else { Grace::Running };
+                    let grace = self.grace(now)?;
                     match recognise_opening(&self.input, grace) {
                         Some(Opening::Native) => self.stage = Stage::Ticket,
                         Some(Opening::Http) => self.stage = Stage::Request,
@@ -351,6 +350,18 @@ impl Caller {
         Ok(Step::Wait {
             until: now,
             flags: EventFlags::IN,
+        })
+    }
+
+    /// Returns whether he may still be about to speak.
+    fn grace(&mut self, now: Instant) -> Result<Grace, Why> {
+        let is_late = self.silent_at.is_some_and(|at| now >= at);
+        // He may have spoken in time, and it is this end that comes late.
+        let is_silent = is_late && self.input.is_empty() && !self.read(PREFACE_SIZE)?;
+        Ok(if is_silent {
+            Grace::Over
+        } else {
+            Grace::Running
         })
     }
 
@@ -474,5 +485,50 @@ impl fmt::Display for Why {
             Self::Broke(error) => write!(f, "{error}"),
             Self::Cover(error) => write!(f, "{error}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::net::stream::tests::{connected, wait_readable};
+
+    const SILENCE: Silence = Silence {
+        time: Duration::from_millis(100),
+        is_covered: false,
+    };
+
+    /// Returns a caller who came at `now` and has said `words`, and whoever plays him.
+    fn caller_with(words: &[u8], now: Instant) -> (Caller, PlainStream) {
+        let (near, far) = connected();
+        far.socket().write_all(words).unwrap();
+        if !words.is_empty() {
+            wait_readable(&near);
+        }
+        let address = near.peer_address().unwrap();
+        let (silence, timeout) = (Some(SILENCE), Duration::from_secs(5));
+        let caller = Caller::new(near.into_socket(), address, silence, now, timeout);
+        (caller, far)
+    }
+
+    #[test]
+    fn a_caller_who_says_nothing_is_a_pool_connection_of_v1() {
+        let now = Instant::now();
+        let (mut caller, _far) = caller_with(b"", now);
+        let cover = ServerCover::Nothing;
+        assert!(matches!(caller.advance(&cover, now), Step::Wait { .. }));
+        let later = now + SILENCE.time;
+        assert!(matches!(caller.advance(&cover, later), Step::Joins(None)));
+    }
+
+    #[test]
+    fn a_caller_who_has_spoken_is_heard_however_late_he_is_looked_at() {
+        let now = Instant::now();
+        let (mut caller, _far) = caller_with(b"NPC", now);
+        let late = now + SILENCE.time * 10;
+        let step = caller.advance(&ServerCover::Nothing, late);
+        assert!(matches!(step, Step::Wait { .. }));
     }
 }

@@ -133,7 +133,7 @@ impl Control {
     /// Reads until the channel ends; the body of the thread `ctl-read`.
     ///
     /// Sends a ping each `interval`, and gives up when nothing came for
-    /// `SILENT_INTERVALS_MAX` of them.
+    /// `SILENT_INTERVALS_MAX` of them; time in which this end itself stood still does not count.
     ///
     /// Blocks: until then, or until `over` or `stop` is raised.
     pub fn run(
@@ -151,11 +151,9 @@ impl Control {
                 return ControlEnd::Stopped;
             }
             let now = Instant::now();
-            let patience = interval * SILENT_INTERVALS_MAX;
-            // One that talks but does not answer does not act on what it is told either.
-            let is_deaf = clock.pinged_at.is_some_and(|at| now >= at + patience);
-            if now >= clock.silent_at || is_deaf {
-                return ControlEnd::Silent(patience);
+            clock.note_awake(now);
+            if clock.is_patience_over(now) {
+                return ControlEnd::Silent(clock.patience());
             }
             if now >= clock.ping_at {
                 clock.ping_at = now + interval;
@@ -163,7 +161,7 @@ impl Control {
                 // A channel that is full of signals needs no ping to be found dead.
                 let _ = self.send(&Signal::Ping);
             }
-            self.wait(clock.ping_at.min(clock.silent_at), over, stop);
+            self.wait(clock.plan_wake(), over, stop);
             match self.read(&mut reader, listener, &mut buffer, &mut clock) {
                 Ok(()) => {}
                 Err(end) => return end,
@@ -233,7 +231,7 @@ impl Control {
                 }
             };
             let now = Instant::now();
-            clock.silent_at = now + clock.interval * SILENT_INTERVALS_MAX;
+            clock.note_heard(now);
             let mut input = &buffer[..size];
             while let Some(received) = reader.read(&mut input).map_err(ControlEnd::Untrusted)? {
                 match received {
@@ -263,17 +261,57 @@ struct Clock {
     /// When the first ping was sent that has no answer yet.
     pinged_at: Option<Instant>,
     silent_at: Instant,
+    /// When the thread should be awake again, or was last.
+    wake_at: Instant,
 }
 
 impl Clock {
     fn new(now: Instant, interval: Duration) -> Self {
-        Self {
+        let mut clock = Self {
             interval,
             // The first one at once: then the round trip is known from the start.
             ping_at: now,
             pinged_at: None,
-            silent_at: now + interval * SILENT_INTERVALS_MAX,
+            silent_at: now,
+            wake_at: now,
+        };
+        clock.silent_at += clock.patience();
+        clock
+    }
+
+    /// Returns how long the other end may say nothing, or not answer.
+    fn patience(&self) -> Duration {
+        self.interval * SILENT_INTERVALS_MAX
+    }
+
+    /// Returns when to wake, if nothing wakes the thread before.
+    fn plan_wake(&mut self) -> Instant {
+        self.wake_at = self.ping_at.min(self.silent_at);
+        self.wake_at
+    }
+
+    /// Notes that the thread is awake. If that is late, this end stood still: what the other one
+    /// has said meanwhile may wait in a socket, for a thread that stood still as well.
+    fn note_awake(&mut self, now: Instant) {
+        let late = now.saturating_duration_since(self.wake_at);
+        self.wake_at += late;
+        self.silent_at += late;
+        if let Some(pinged_at) = &mut self.pinged_at {
+            *pinged_at += late;
         }
+    }
+
+    /// Notes that the other end has said something.
+    fn note_heard(&mut self, now: Instant) {
+        self.note_awake(now);
+        self.silent_at = now + self.patience();
+    }
+
+    /// Returns whether the other end has said nothing, or not answered, for too long.
+    fn is_patience_over(&self, now: Instant) -> bool {
+        // One that talks but does not answer does not act on what it is told either.
+        let is_deaf = self.pinged_at.is_some_and(|at| now >= at + self.patience());
+        now >= self.silent_at || is_deaf
     }
 }
 
@@ -340,5 +378,57 @@ impl std::fmt::Display for ControlEnd {
             Self::Untrusted(error) => write!(f, "{error}"),
             Self::Stopped => f.write_str("this side stops"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    /// Returns after how long `clock` gives up, when its thread wakes in time from `now` on.
+    fn patience_left(clock: &mut Clock, now: Instant) -> Duration {
+        let mut then = now;
+        while !clock.is_patience_over(then) {
+            if then >= clock.ping_at {
+                clock.ping_at = then + INTERVAL;
+                clock.pinged_at.get_or_insert(then);
+            }
+            then = clock.plan_wake();
+            clock.note_awake(then);
+        }
+        then - now
+    }
+
+    #[test]
+    fn one_that_says_nothing_is_given_up_after_three_intervals() {
+        let start = Instant::now();
+        let mut clock = Clock::new(start, INTERVAL);
+        assert_eq!(patience_left(&mut clock, start), 3 * INTERVAL);
+    }
+
+    #[test]
+    fn one_that_answers_no_ping_is_given_up_whatever_it_says() {
+        let start = Instant::now();
+        let mut clock = Clock::new(start, INTERVAL);
+        let heard_at = start + INTERVAL * 2;
+        (clock.pinged_at, clock.ping_at) = (Some(start), heard_at);
+        assert_eq!(clock.plan_wake(), heard_at);
+        clock.note_heard(heard_at);
+        assert_eq!(patience_left(&mut clock, heard_at), INTERVAL);
+    }
+
+    #[test]
+    fn time_in_which_this_end_stood_still_is_no_silence_of_the_other() {
+        let start = Instant::now();
+        let mut clock = Clock::new(start, INTERVAL);
+        clock.ping_at = start + INTERVAL;
+        clock.pinged_at = Some(start);
+        assert_eq!(clock.plan_wake(), start + INTERVAL);
+        let woken_at = start + INTERVAL * 60;
+        clock.note_awake(woken_at);
+        // One interval of patience was used up before the thread should have woken.
+        assert_eq!(patience_left(&mut clock, woken_at), 2 * INTERVAL);
     }
 }

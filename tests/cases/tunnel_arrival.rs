@@ -12,6 +12,11 @@ use crate::support::visitors::{
     assert_closed, dial, exchange, exchange_datagram, read_count, udp_visitor,
 };
 
+/// Report interval of tunnels that are busy for long: three of them without a word of the other end
+/// are the end of a session and its visitors, and a machine that runs tests may stand still for a
+/// second or two.
+const RARE: &str = "10s";
+
 /// So many short visitors one after another.
 struct Row {
     combination: Combination,
@@ -73,7 +78,8 @@ fn two_thousand_short_visitors_one_after_another_are_all_served() {
     }
     for_each(&rows, |row| {
         let target = TcpServer::echo();
-        let tunnel = row.combination.to(target.address()).start();
+        let plan = row.combination.to(target.address()).report(RARE);
+        let tunnel = plan.start();
         let address = tunnel.tcp();
         for index in 0..row.visitors {
             let visitor = dial(address);
@@ -88,7 +94,7 @@ fn two_thousand_short_visitors_one_after_another_are_all_served() {
 fn new_visitors_of_both_protocols_are_served_beside_each_other() {
     for_each(&Combination::all(), |combination| {
         let (tcp, _udp) = echo_both();
-        let tunnel = combination.to(tcp.address()).start();
+        let tunnel = combination.to(tcp.address()).report(RARE).start();
         for index in 0..30 {
             let message = format!("round {index}").into_bytes();
             exchange(&dial(tunnel.tcp()), &message);

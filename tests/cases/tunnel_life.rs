@@ -188,6 +188,32 @@ fn stopped_end_is_given_up_and_found_again_in_every_combination() {
 }
 
 #[test]
+fn session_outlives_a_standstill_of_both_ends_longer_than_their_patience() {
+    const INTERVAL: Duration = Duration::from_secs(2);
+    for_each(&Combination::plainest(Flow::Reverse), |combination| {
+        let target = TcpServer::echo();
+        let tunnel = combination.to(target.address()).report("2s").start();
+        let visitor = dial(tunnel.tcp());
+        exchange(&visitor, b"before");
+        for program in tunnel.programs() {
+            program.signal(Signal::STOP);
+        }
+        // Three intervals of silence end a session.
+        thread::sleep(INTERVAL * 4);
+        for program in tunnel.programs() {
+            program.signal(Signal::CONT);
+        }
+        for program in tunnel.programs() {
+            // The first one may have been due before.
+            program.checkpoint();
+            program.checkpoint();
+            assert_eq!(program.count(" ended: "), 0);
+        }
+        exchange(&visitor, b"after");
+    });
+}
+
+#[test]
 fn visitor_that_comes_before_the_client_is_served_by_it() {
     let target = TcpServer::echo();
     let tunnel_address = free_address();

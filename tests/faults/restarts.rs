@@ -51,6 +51,8 @@ fn client_that_is_killed_takes_only_its_own_visitors_along() {
         let client_b = End::client(tunnel, &target_b, "min=4", QUICK);
         server.wait_up(2);
         client_b.wait_up(1);
+        // One that has no connection ready is passed over.
+        server.wait_checkpoint(|now| now.pool >= 8);
         // Visitors are spread over both, so two in a row know both names.
         let visitors: Vec<(Vec<u8>, TcpStream)> = (0..8)
             .map(|_| dial(entry))

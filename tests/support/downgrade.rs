@@ -117,8 +117,13 @@ fn is_silent(client: &TcpStream) -> bool {
     client.set_read_timeout(Some(SILENCE)).unwrap();
     let peeked = client.peek(&mut [0]);
     client.set_read_timeout(None).unwrap();
-    let waited =
-        |error: &Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+    // Interrupted, if this process was stopped meanwhile: whoever is taken for silent is still heard.
+    let waited = |error: &Error| {
+        matches!(
+            error.kind(),
+            ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+        )
+    };
     peeked.is_err_and(|error| waited(&error))
 }
 

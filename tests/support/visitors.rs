@@ -99,6 +99,8 @@ pub fn read_to_end(mut stream: &TcpStream) -> (Vec<u8>, End) {
             Ok(0) => return (bytes, End::Finished),
             Ok(count) => bytes.extend_from_slice(&buffer[..count]),
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return (bytes, End::Reset),
+            // So says a read with a deadline when the whole process has stood still for a while.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => panic!("the connection did not end: {error}"),
         }
     }
@@ -132,11 +134,16 @@ pub fn udp_visitor(address: SocketAddr) -> UdpSocket {
 #[track_caller]
 pub fn receive_datagram(socket: &UdpSocket) -> Vec<u8> {
     let mut buffer = vec![0; 65536];
-    let count = socket
-        .recv(&mut buffer)
-        .unwrap_or_else(|error| panic!("no datagram: {error}"));
-    buffer.truncate(count);
-    buffer
+    loop {
+        match socket.recv(&mut buffer) {
+            Ok(count) => {
+                buffer.truncate(count);
+                return buffer;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => panic!("no datagram: {error}"),
+        }
+    }
 }
 
 /// Sends one datagram to an echo server and gets it back.

@@ -28,7 +28,7 @@ use crate::wire::alpn::NP_QUIC;
 
 /// Silence after which a connection is over, in intervals between signs of life (wire protocol,
 /// section 4).
-const IDLE_INTERVALS: u32 = 3;
+pub(super) const IDLE_INTERVALS: u32 = 3;
 
 /// Why an end cannot be set up.
 #[derive(Debug)]

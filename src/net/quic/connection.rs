@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use quiche::{ConnectionId, Error, RecvInfo, Shutdown};
 
+use super::config::IDLE_INTERVALS;
 use super::piece::{Pieces, Toll};
 use super::socket::QuicSocket;
 use super::token::OwnId;
@@ -81,6 +82,11 @@ pub struct Quic {
     keep_alive: Duration,
     /// When to send a sign of life.
     alive_at: Instant,
+    /// When something was last known to have come, and how much had come by then (datagrams).
+    heard_at: Instant,
+    heard_count: usize,
+    /// How late signs of life have been since: this end stood still.
+    stood_still: Duration,
     /// It ends when all has arrived.
     is_closing: bool,
     /// What ended it.
@@ -213,6 +219,9 @@ impl Quic {
             held: None,
             keep_alive,
             alive_at: Instant::now() + keep_alive,
+            heard_at: Instant::now(),
+            heard_count: 0,
+            stood_still: Duration::ZERO,
             is_closing: false,
             broken: None,
             received_size: 0,
@@ -328,8 +337,13 @@ impl Quic {
             return self.ensure_open();
         }
         self.is_parting_due = true;
+        let stats = self.core.stats();
+        if stats.recv != self.heard_count {
+            self.heard_count = stats.recv;
+            (self.heard_at, self.stood_still) = (Instant::now(), Duration::ZERO);
+        }
         // The core does not tell of each: not of one that could have been written to.
-        let stops_count = self.core.stats().stopped_stream_count_remote;
+        let stops_count = stats.stopped_stream_count_remote;
         if stops_count != self.stops_count {
             self.stops_count = stops_count;
             let keys: Vec<StreamKey> = self.streams.keys().copied().collect();
@@ -531,6 +545,20 @@ impl Quic {
             )
         });
         self.cuts_at = self.parting.values().filter_map(|it| it.cut_at).min();
+    }
+
+    /// Returns when the core is to look at the clock.
+    ///
+    /// It would take a standstill of this end for silence of the peer, whose datagrams may be on
+    /// their way yet. Where it might, it has to wait as long as this end stood still.
+    fn core_wake_at(&self) -> Option<Instant> {
+        let silent_at = self.heard_at + self.keep_alive * IDLE_INTERVALS;
+        let of_core = self.core.timeout_instant()?;
+        let is_doubtful = Instant::now() >= silent_at;
+        Some(match is_doubtful {
+            true => of_core.max(silent_at + self.stood_still),
+            false => of_core,
+        })
     }
 
     /// Returns whether the peer has all that was written, and knows of the ends of streams.
@@ -938,7 +966,7 @@ impl Transport for Quic {
 
     fn wake_at(&self) -> Option<Instant> {
         let times = [
-            self.core.timeout_instant(),
+            self.core_wake_at(),
             Some(self.alive_at),
             self.cuts_at,
             self.whereabouts.wake_at(Instant::now()),
@@ -947,13 +975,14 @@ impl Transport for Quic {
     }
 
     fn look_at_the_clock(&mut self, now: Instant) -> io::Result<()> {
-        if self.core.timeout_instant().is_some_and(|at| at <= now) {
-            self.core.on_timeout();
-        }
         if self.alive_at <= now {
+            self.stood_still += now - self.alive_at;
             self.alive_at = now + self.keep_alive;
             // It can only fail for one that is over, or not yet there.
             let _ = self.core.send_ack_eliciting();
+        }
+        if self.core_wake_at().is_some_and(|at| at <= now) {
+            self.core.on_timeout();
         }
         self.is_parting_due |= self.cuts_at.is_some_and(|at| at <= now);
         self.ensure_open()
