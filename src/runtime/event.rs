@@ -116,10 +116,11 @@ fn notify(descriptor: &OwnedFd) {
 
 /// Returns the duration as the kernel takes it, cut to what fits.
 pub fn timespec(duration: Duration) -> Timespec {
-    Timespec {
-        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: duration.subsec_nanos().into(),
-    }
+    // Its members are of other types on other processors.
+    Timespec::try_from(duration).unwrap_or(Timespec {
+        tv_sec: i64::MAX,
+        tv_nsec: 0,
+    })
 }
 
 #[cfg(test)]

@@ -270,8 +270,8 @@ impl<'a, T: Transport> Line<'a, T> {
 
     fn note_socket(&mut self, key: StreamKey, flags: EventFlags) {
         if let Some(Use::Carrying(carrying)) = self.uses.get_mut(&key) {
-            // The bits of poll and epoll are the same.
-            let bits = u16::try_from(flags.bits() & 0xffff).unwrap_or_default();
+            // The bits of poll and epoll are the same; 15 of them fit whatever the processor's type.
+            let bits = (flags.bits() & 0x7fff).try_into().unwrap_or_default();
             let mut got = PollFlags::from_bits_truncate(bits);
             // Nobody reads any more from a pair that has hung up.
             let is_pair = carrying.on_end.is_none();
