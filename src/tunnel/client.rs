@@ -111,8 +111,7 @@ pub fn start(config: &Config, instance: &Arc<Instance>) -> io::Result<Running> {
     let limits = &instance.limits;
     let sessions = Sessions::new(limits.stack_size);
     let threads = Threads::new(Arc::clone(instance))?;
-    let gauge = Gauge::Tunnel {
-        mode: 2,
+    let gauge = Gauge::Client {
         sessions: Arc::clone(&sessions),
     };
     let starting = Running::begin(threads.clone(), gauge);

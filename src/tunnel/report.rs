@@ -14,21 +14,44 @@ use crate::wire::checkpoint::Checkpoint;
 /// Run mode of a client without a server.
 const MODE_SINGLE_END: u8 = 1;
 
+/// Run mode of a client with one.
+const MODE_DUAL_END: u8 = 2;
+
 /// Where the part of a checkpoint line comes from that is not counted in the instance.
 #[derive(Clone)]
 pub enum Gauge {
     /// A client without a server: its targets are measured.
     Targets,
-    /// An end of a tunnel: the peer is.
-    Tunnel {
+    /// A server of a tunnel: the peers are. It serves whether they are there or not.
+    Server {
         /// The run mode in use.
         mode: u8,
         /// Where the peers and the pools are.
         sessions: Arc<Sessions>,
     },
+    /// A client of a tunnel: the peer is.
+    Client {
+        /// Where the peer and the pool are.
+        sessions: Arc<Sessions>,
+    },
 }
 
-/// Body of the thread `report`: one line each report interval, until the program stops.
+impl Gauge {
+    /// Returns whether there is something that runs: a client that cannot reach its server does
+    /// not, until it can, and whoever reads its lines would take it for one that does.
+    fn is_running(&self, instance: &Instance) -> bool {
+        let Self::Client { sessions } = self else {
+            return true;
+        };
+        let has_visitors = [Kind::Tcp, Kind::Udp]
+            .into_iter()
+            .any(|kind| instance.slots.count(kind) > 0);
+        has_visitors || !sessions.list().is_empty()
+    }
+}
+
+/// Body of the thread `report`: one line each report interval while the instance runs, until the
+/// program stops.
 pub fn run(instance: &Arc<Instance>, gauge: &Gauge) {
     let interval = instance.limits.report_interval;
     let stop = &instance.shutdown.stop;
@@ -42,7 +65,9 @@ pub fn run(instance: &Arc<Instance>, gauge: &Gauge) {
         if stop.is_raised() {
             return;
         }
-        write(instance, gauge, to_target);
+        if gauge.is_running(instance) {
+            write(instance, gauge, to_target);
+        }
         instance.notes.flush();
         // After a suspend the lines that were missed are not written all at once.
         let now = Instant::now();
@@ -88,7 +113,8 @@ pub fn write_last(instance: &Instance, gauge: &Gauge) {
 fn write(instance: &Instance, gauge: &Gauge, to_target: Duration) {
     let (mode, ping, pool_count) = match gauge {
         Gauge::Targets => (MODE_SINGLE_END, to_target, 0),
-        Gauge::Tunnel { mode, sessions } => (*mode, sessions.round_trip(), sessions.idle_count()),
+        Gauge::Server { mode, sessions } => (*mode, sessions.round_trip(), sessions.idle_count()),
+        Gauge::Client { sessions } => (MODE_DUAL_END, sessions.round_trip(), sessions.idle_count()),
     };
     let count = |kind| u64::try_from(instance.slots.count(kind)).unwrap_or(u64::MAX);
     let checkpoint = Checkpoint {

@@ -89,7 +89,7 @@ pub fn start(
     let cover = Arc::new(cover);
     let sessions = Sessions::new(instance.limits.stack_size);
     let threads = Threads::new(Arc::clone(&instance))?;
-    let gauge = Gauge::Tunnel {
+    let gauge = Gauge::Server {
         mode: match offer.flow {
             Flow::Reverse => 1,
             Flow::Forward => 2,
