@@ -10,6 +10,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::limits::FIRST_FILL_FLIGHT_MAX;
+
 /// A pool of which less than this part is left counts as empty.
 const EMPTY_SHARE: usize = 8;
 
@@ -28,6 +30,8 @@ pub struct Pacing {
     /// Connections that have yet to be made until the pool has been full for the first time: that
     /// it is empty before says nothing of demand.
     first_fill: usize,
+    /// It has never been full.
+    is_new: bool,
     /// After a failure nothing is begun before this.
     paused_until: Option<Instant>,
 }
@@ -67,6 +71,7 @@ impl Pacing {
             interval: bounds.interval_min,
             grown_at: None,
             first_fill: bounds.min,
+            is_new: true,
             paused_until: None,
             bounds,
         }
@@ -77,6 +82,10 @@ impl Pacing {
     /// `idle` are those that are ready, `waiting` the visitors who wait for one.
     pub fn begin(&mut self, idle: usize, waiting: usize, now: Instant) -> bool {
         let wanted = (self.level + waiting).min(self.bounds.max);
+        // Each that is being made takes a thread and what a handshake leaves in memory.
+        if self.is_new && self.in_flight >= FIRST_FILL_FLIGHT_MAX + waiting {
+            return false;
+        }
         if self.paused_until.is_some_and(|until| now < until) || idle + self.in_flight >= wanted {
             return false;
         }
@@ -90,6 +99,7 @@ impl Pacing {
         self.paused_until = match made {
             Made::Connection => {
                 self.first_fill = self.first_fill.saturating_sub(1);
+                self.is_new &= self.first_fill > 0;
                 None
             }
             Made::Full => Some(now + self.bounds.interval_min),
@@ -182,8 +192,10 @@ mod tests {
     fn filled() -> Pacing {
         let now = Instant::now();
         let mut pacing = Pacing::new(BOUNDS);
-        for _ in 0..begin_all(&mut pacing, 0, now) {
+        let mut idle = 0;
+        while pacing.begin(idle, 0, now) {
             pacing.finish(Made::Connection, now);
+            idle += 1;
         }
         pacing
     }
@@ -199,11 +211,18 @@ mod tests {
     fn the_pool_is_filled_to_its_least_level() {
         let now = Instant::now();
         let mut pacing = Pacing::new(BOUNDS);
-        assert_eq!(begin_all(&mut pacing, 0, now), 64);
-        for made in 0..64 {
+        let mut in_flight = begin_all(&mut pacing, 0, now);
+        assert_eq!(in_flight, FIRST_FILL_FLIGHT_MAX);
+        // Whoever waits does not wait for those before him.
+        assert!(pacing.begin(0, 1, now));
+        pacing.cancel();
+        for made in 1..=64 {
             pacing.finish(Made::Connection, now);
-            assert!(!pacing.begin(made + 1, 0, now));
+            in_flight -= 1;
+            in_flight += begin_all(&mut pacing, made, now);
+            assert!(made + in_flight <= 64);
         }
+        assert_eq!(in_flight, 0);
     }
 
     #[test]
@@ -264,7 +283,7 @@ mod tests {
         let now = Instant::now();
         let mut pacing = Pacing::new(BOUNDS);
         pacing.note_take(0, now);
-        assert_eq!(begin_all(&mut pacing, 0, now), BOUNDS.min);
+        assert_eq!(pacing.level(), BOUNDS.min);
     }
 
     #[test]
