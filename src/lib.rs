@@ -2,6 +2,7 @@
 //!
 //! | module | holds | may use |
 //! |---|---|---|
+//! | `master` | the API, and instances as child processes; feature `master` | everything below but `tunnel` and `pool` |
 //! | [`tunnel`] | what the cores do: listeners, sessions, targets | everything below |
 //! | [`pool`] | connections between the two ends, made before a visitor comes | `net`, `runtime`, `wire`, `limits` |
 //! | [`net`] | bytes in motion: sockets, names, the relay | `runtime`, `config` types, `wire` types, `limits` |
@@ -16,6 +17,8 @@
 
 pub mod config;
 pub mod limits;
+#[cfg(feature = "master")]
+pub mod master;
 pub mod net;
 pub mod pool;
 pub mod runtime;

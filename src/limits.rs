@@ -124,8 +124,10 @@ pub const LOG_REPEAT_MAX: u32 = 10;
 /// The interval of `LOG_REPEAT_MAX`.
 pub const LOG_REPEAT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long the end of the program waits for standard output to take the last lines.
-pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the end of the program waits for standard output to take the last lines, twice. On a
+/// busy machine it may be a second before the thread that writes them has its turn, and they say
+/// why the program ends.
+pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 // Rate
 
@@ -794,3 +796,153 @@ pub const QUIC_ACK_DELAY_MAX: Duration = Duration::from_millis(25);
 /// For how long datagrams from the address of before do not move a client back, as they may have
 /// been late; and the pause between two moves to another host.
 pub const QUIC_MOVE_PAUSE: Duration = Duration::from_secs(1);
+
+// Master
+
+/// Most characters in a name, and in each text of `meta` (`master-api.md`, "Instance").
+pub const TEXT_LENGTH_MAX: usize = 256;
+
+/// Most instances of a master: each takes a process.
+pub const INSTANCES_MAX: usize = 1024;
+
+/// Largest state file that is read (bytes): all instances with the longest URLs and as many tags as
+/// one request can carry.
+pub const STATE_FILE_SIZE_MAX: u64 = 128 * 1024 * 1024;
+
+/// Changes that wait for those before them.
+pub const CHANGE_QUEUE_MAX: usize = 1024;
+
+/// Changes that one write to disk serves.
+pub const CHANGE_BATCH_MAX: usize = 256;
+
+/// How long a change may take: an instance that is removed has `INSTANCE_STOP_TIMEOUT` to end.
+pub const CHANGE_TIMEOUT: Duration = Duration::from_secs(20);
+const _: () = assert!(CHANGE_TIMEOUT.as_secs() > 2 * INSTANCE_STOP_TIMEOUT.as_secs());
+
+/// How long an instance has to end before it is killed (`master-api.md`, "Instance"); the half
+/// second lets one that cuts its last visitors after `NP_SHUTDOWN_TIMEOUT` tell them so.
+pub const INSTANCE_STOP_TIMEOUT: Duration = Duration::from_millis(5500);
+
+/// Pause between two starts when a master brings its instances back.
+pub const INSTANCE_START_PAUSE: Duration = Duration::from_millis(100);
+
+/// Descriptors that have to be free before an instance is started: through them the API stays open
+/// to delete one.
+pub const INSTANCE_DESCRIPTORS_SPARE: usize = 48;
+const _: () =
+    assert!(INSTANCE_DESCRIPTORS_SPARE > 2 * (API_DESCRIPTORS_SPARE + API_CONNECTION_DESCRIPTORS));
+
+/// How often it is looked whether an instance that has closed its output has ended.
+pub const INSTANCE_REAP_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Bytes read from the output of one instance before the others get their turn.
+pub const INSTANCE_OUTPUT_SIZE: usize = 64 * 1024;
+
+/// Longest line of an instance that is passed on (bytes): what it writes at most, and its date.
+pub const INSTANCE_LINE_SIZE_MAX: usize = LOG_LINE_SIZE_MAX + 256;
+
+/// Events that wait for one subscriber: some seconds of a hundred busy instances. Texts are shared
+/// by all subscribers.
+pub const EVENT_QUEUE_MAX: usize = 4096;
+
+/// Bytes of events that leave together when a subscriber is behind.
+pub const EVENT_BATCH_SIZE: usize = 64 * 1024;
+
+/// How often a silent event stream shows that it lives.
+pub const EVENT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Connection tests that run at a time, how long one more waits for its turn, and how long one may
+/// take (`master-api.md`, "Endpoints").
+pub const TCPING_COUNT_MAX: usize = 10;
+/// See [`TCPING_COUNT_MAX`].
+pub const TCPING_WAIT: Duration = Duration::from_secs(1);
+/// See [`TCPING_COUNT_MAX`].
+pub const TCPING_TIMEOUT: Duration = Duration::from_secs(5);
+
+// State of a 1.x master
+
+/// Largest state file of a 1.x master that is read (bytes): the most instances that are read, with
+/// the longest URLs.
+pub const GOB_SIZE_MAX: usize = 16 * 1024 * 1024;
+
+/// Most instances of such a file: all of a master and the entry of the API key.
+pub const GOB_INSTANCES_COUNT_MAX: usize = INSTANCES_MAX + 1;
+
+/// Most tags of all of them together: each takes memory beyond its size in the file.
+pub const GOB_TAGS_COUNT_MAX: usize = 64 * 1024;
+
+/// Most types that the file may define; one of version 1.14 has 5.
+pub const GOB_TYPES_COUNT_MAX: usize = 64;
+
+/// Most fields of one of them; an instance of version 1.14 has 25.
+pub const GOB_FIELDS_COUNT_MAX: usize = 256;
+
+/// How deep values that are skipped may stand in one another.
+pub const GOB_DEPTH_MAX: usize = 16;
+
+// Figures of the machine
+
+/// Between the two looks that tell how much the processors work, and how old figures may be.
+pub const HOST_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Bytes that are read of each file of /proc: enough for 1000 interfaces or disks.
+pub const HOST_FILE_SIZE_MAX: usize = 256 * 1024;
+
+// API of the master
+
+/// Clients connected at one time, each with a thread of its own.
+pub const API_CONNECTIONS_MAX: usize = 512;
+/// The same beyond it, just to be told that there is no room.
+pub const API_TURNED_AWAY_MAX: usize = 16;
+/// Threads of connections that have given their place back but have not ended yet.
+pub const API_THREADS_ENDING_MAX: usize = 64;
+/// Descriptors that a client takes while his request is under way: his socket, the event that ends
+/// it, one connection to the server behind, with both of its ends and one of them twice, and what
+/// the server has not closed yet of the one before.
+pub const API_CONNECTION_DESCRIPTORS: usize = 7;
+/// Part of all descriptors that clients may take, as a divisor: the rest is for instances and files.
+pub const API_DESCRIPTORS_SHARE: usize = 2;
+/// Descriptors that have to be free before the server behind is given a request: it stops for good
+/// when it finds none.
+pub const API_DESCRIPTORS_SPARE: usize = 8;
+/// How long a newcomer waits until one who gives way has left.
+pub const API_EVICTION_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Longest head of a request, and of an answer (bytes).
+pub const API_HEAD_SIZE_MAX: usize = 16 * 1024;
+/// Most fields of a head.
+pub const API_FIELDS_MAX: usize = 64;
+/// Longest body of a request (bytes).
+pub const API_BODY_SIZE_MAX: usize = 64 * 1024;
+/// Bytes of chunk extensions and trailers of one body, which say nothing here.
+pub const API_CHUNK_WASTE_MAX: usize = 4 * 1024;
+
+/// One TLS handshake.
+pub const API_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// From the first byte of a request to its last one.
+pub const API_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Silence before a request and between two of them.
+pub const API_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client may take none of the bytes that wait for him.
+pub const API_STALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a client who takes nothing is offered it again: the kernel tells of room only when a
+/// third of its buffer is free.
+pub const API_STALL_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long what a client still sends is read after the last answer: closed with bytes unread, the
+/// connection would be reset and the answer lost.
+pub const API_LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How much of it (bytes).
+pub const API_LINGER_SIZE_MAX: usize = 1024 * 1024;
+/// How long the last answers may take to leave when the master ends.
+pub const API_FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+const _: () = assert!(API_FAREWELL_TIMEOUT.as_secs() < STOP_TIMEOUT.as_secs());
+
+/// Kernel buffer asked for what goes to a client (bytes; the kernel doubles it): what hides there
+/// has not been taken by him.
+pub const API_SEND_BUFFER_SIZE: usize = 64 * 1024;
+/// Bytes of an answer that are moved at once.
+pub const API_PIECE_SIZE: usize = 16 * 1024;
+/// Bytes of a request that are read at once; on the stack.
+pub const API_READ_SIZE: usize = 4 * 1024;
+/// How long the server behind may take to receive a request.
+pub const API_FORWARD_TIMEOUT: Duration = Duration::from_secs(5);

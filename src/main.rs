@@ -11,8 +11,11 @@ use nodepass::config::{
 use nodepass::runtime::descriptors::raise_limit;
 use nodepass::runtime::input::read_url;
 use nodepass::runtime::log::{Log, Threshold};
+use nodepass::runtime::parent::{MASTER_VARIABLE, end_with_parent};
 use nodepass::runtime::shutdown::Signals;
 use nodepass::tunnel;
+#[cfg(feature = "master")]
+use nodepass::{config::Core, master};
 
 /// Arguments, URL or environment that cannot be used.
 const EXIT_UNUSABLE: u8 = 2;
@@ -29,7 +32,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Version) => print(&reference::version()),
         Ok(Invocation::Check(url)) if url == "-" => read_url().and_then(|url| check(&url)),
         Ok(Invocation::Check(url)) => check(&url),
-        Ok(Invocation::RunStdin) => read_url().and_then(|url| run(&url)),
+        Ok(Invocation::RunStdin) => run_stdin(),
         Ok(Invocation::Run(url)) => run(&url),
     };
     result.unwrap_or_else(|error| {
@@ -45,6 +48,15 @@ fn check(url: &str) -> Result<ExitCode, String> {
         complain(&format!("nodepass: {notice}\n"));
     }
     print(&format!("{}\n", config.to_url()))
+}
+
+/// Runs the URL on standard input, which may come from a master.
+fn run_stdin() -> Result<ExitCode, String> {
+    if let Some(master) = std::env::var_os(MASTER_VARIABLE) {
+        let bound = end_with_parent(&master.to_string_lossy());
+        bound.map_err(|error| format!("cannot run as an instance of a master: {error}"))?;
+    }
+    read_url().and_then(|url| run(&url))
 }
 
 fn run(url: &str) -> Result<ExitCode, String> {
@@ -69,9 +81,18 @@ fn run(url: &str) -> Result<ExitCode, String> {
     for notice in notices {
         log::warn!("{notice}");
     }
-    let result = tunnel::run(&config, &limits, &signals, raise_limit());
+    let descriptors_max = raise_limit();
+    let is_well = match config.core {
+        #[cfg(feature = "master")]
+        Core::Master => master::run(&config, &limits, &signals, &log).is_ok(),
+        _ => tunnel::run(&config, &limits, &signals, descriptors_max).is_ok(),
+    };
     log.finish();
-    Ok(result.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS))
+    Ok(if is_well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn complain(text: &str) {

@@ -7,7 +7,9 @@
 #![cfg_attr(
     not(all(
         feature = "http2",
+        feature = "master",
         feature = "quic",
+        feature = "swagger-ui",
         feature = "tls",
         feature = "websocket"
     )),

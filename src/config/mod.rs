@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`flags`] | the command line |
 //! | [`url`] | the URL |
+//! | `instance` | the URL of an instance, with what its master adds |
 //! | [`options`] | the table of URL options |
 //! | [`mod@env`] | the table of environment variables |
 //! | [`mod@reference`] | help, manual and README text out of the two tables |
@@ -17,8 +18,10 @@ pub mod duration;
 pub mod env;
 pub mod error;
 pub mod flags;
+#[cfg(feature = "master")]
+pub mod instance;
 pub mod options;
-mod percent;
+pub(crate) mod percent;
 pub mod reference;
 mod spelling;
 pub mod url;
@@ -34,7 +37,7 @@ pub use options::{
 pub use url::parse_url;
 
 use crate::wire::key::{HIDDEN_KEY, TunnelKey};
-use options::{OPTIONS, OptionSpec};
+use options::OPTIONS;
 
 /// Path of a master's API when the URL names none.
 pub const API_PREFIX_DEFAULT: &str = "/api";
@@ -84,11 +87,13 @@ pub struct Config {
 impl Config {
     /// The URL with every default filled in and options sorted by name; the key is hidden.
     pub fn to_url(&self) -> String {
-        let key = self
-            .key
-            .as_ref()
-            .map(|_| format!("{HIDDEN_KEY}@"))
-            .unwrap_or_default();
+        self.to_url_with(self.key.as_ref().map(|_| HIDDEN_KEY), Vec::new())
+    }
+
+    /// The same with this text in place of the key, and with `others` among the options: pairs of
+    /// name and value, each as it is to be written.
+    fn to_url_with(&self, key: Option<&str>, others: Vec<(&str, String)>) -> String {
+        let key = key.map(|key| format!("{key}@")).unwrap_or_default();
         let path = match self.core {
             Core::Master => self.api_prefix.clone(),
             Core::Server | Core::Client => {
@@ -96,21 +101,21 @@ impl Config {
                 format!("/{}", targets.join(","))
             }
         };
-        let mut specs: Vec<&OptionSpec> = OPTIONS
+        let shown = OPTIONS
             .iter()
             .filter(|spec| spec.applies_to(self.core))
-            .collect();
-        specs.sort_by_key(|spec| spec.name);
-        let pairs: Vec<_> = specs
-            .iter()
-            .filter_map(|spec| Some((spec.name, (spec.show)(&self.options)?)))
-            .map(|(name, value)| format!("{name}={}", percent::encode_query(&value)))
-            .collect();
-        format!(
-            "{}://{key}{}{path}?{}",
-            self.core.name(),
-            self.tunnel,
-            pairs.join("&")
-        )
+            .filter_map(|spec| Some((spec.name, spec.show_encoded(&self.options)?)));
+        let query = join_sorted(shown.chain(others).collect());
+        format!("{}://{key}{}{path}?{query}", self.core.name(), self.tunnel)
     }
+}
+
+/// A query of these options, sorted by name.
+fn join_sorted(mut pairs: Vec<(&str, String)>) -> String {
+    pairs.sort_by(|one, other| one.0.cmp(other.0));
+    let pairs: Vec<_> = pairs
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    pairs.join("&")
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Core;
 use super::duration::{format_duration, parse_duration};
 use super::error::{ConfigError, Notice};
+use super::percent::encode_query;
 use super::values::*;
 pub use super::values::{
     Auth, Balance, Block, LogLevel, Mode, NamePolicy, ProxyHeader, TlsMode, Transport,
@@ -323,6 +324,11 @@ impl OptionSpec {
     /// The option of that name, if there is one.
     pub fn find(name: &str) -> Option<&'static Self> {
         OPTIONS.iter().find(|spec| spec.name == name)
+    }
+
+    /// The present value as a query carries it; `None` when there is none to show.
+    pub(super) fn show_encoded(&self, options: &Options) -> Option<String> {
+        Some(encode_query(&(self.show)(options)?))
     }
 
     /// Whether the option means anything to `core`.

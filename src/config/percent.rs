@@ -1,7 +1,7 @@
 //! Percent-encoding (RFC 3986 section 2.1).
 
 /// The bytes that `text` stands for; `None` when a `%` has no two hex digits behind it.
-pub(super) fn decode_percent(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn decode_percent(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {

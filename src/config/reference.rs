@@ -26,14 +26,15 @@ URL forms, with an example each:
       nodepass 'server://secret@:10101/:10080?mode=1&tls=1&auth=1'
   client://[KEY@]TUNNEL/TARGET[,TARGET...][?OPTION=VALUE&...]
       nodepass 'client://secret@example.com:10101/127.0.0.1:8080?mode=2&auth=1'
-  master://API[/PREFIX][?OPTION=VALUE&...], which this version does not run
+  master://API[/PREFIX][?OPTION=VALUE&...]
       nodepass 'master://127.0.0.1:9090/api?log=info'
 
 A client goes to the server at TUNNEL (mode=2), or listens there itself and
 forwards to its targets without a server (mode=1). Of the two ends of a tunnel,
 one listens for visitors at its TARGET, and the other one connects them to its
 own TARGET: with mode=1 at the server, the server listens; with mode=2 there,
-the client.
+the client. A master runs servers and clients as its children, on orders over
+HTTP at API/PREFIX/v1; its log tells the key, and /docs explains it.
 
 An address is host:port, 1.2.3.4:port, [IPv6]:port or :port. In a key, reserved
 characters are percent-encoded. A duration is 300ms, 1.5h, 2h45m (units ns, us,
@@ -44,8 +45,12 @@ ms, s, m, h) or 0.
 pub const FEATURES: &[&str] = &[
     #[cfg(feature = "http2")]
     "http2",
+    #[cfg(feature = "master")]
+    "master",
     #[cfg(feature = "quic")]
     "quic",
+    #[cfg(feature = "swagger-ui")]
+    "swagger-ui",
     #[cfg(feature = "tls")]
     "tls",
     #[cfg(feature = "websocket")]

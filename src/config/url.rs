@@ -43,12 +43,12 @@ pub fn parse_url(url: &str, limits: &Limits) -> Result<(Config, Vec<Notice>), Co
 }
 
 /// A URL cut into its parts, each still as it was written.
-struct UrlParts<'a> {
-    core: Core,
-    key: Option<&'a str>,
-    tunnel: &'a str,
-    path: &'a str,
-    query: &'a str,
+pub(super) struct UrlParts<'a> {
+    pub(super) core: Core,
+    pub(super) key: Option<&'a str>,
+    pub(super) tunnel: &'a str,
+    pub(super) path: &'a str,
+    pub(super) query: &'a str,
 }
 
 impl UrlParts<'_> {
@@ -59,7 +59,7 @@ impl UrlParts<'_> {
     }
 }
 
-fn split_url(url: &str) -> Result<UrlParts<'_>, ConfigError> {
+pub(super) fn split_url(url: &str) -> Result<UrlParts<'_>, ConfigError> {
     if url.len() > URL_SIZE_MAX {
         return Err(ConfigError::UrlTooLong { size: url.len() });
     }

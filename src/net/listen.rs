@@ -241,7 +241,8 @@ fn bind_both_families(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     socket.bind(&address.into())
 }
 
-/// Accepts visitors and hands each one to `admit`, until `drain` is raised.
+/// Accepts connections and hands each one to `admit`, until `drain` is raised; `who` comes there,
+/// as log lines call him.
 ///
 /// The socket that is handed over is non-blocking.
 ///
@@ -249,9 +250,10 @@ fn bind_both_families(socket: &Socket, address: SocketAddr) -> io::Result<()> {
 pub fn accept_until(
     drain: &Event,
     listener: TcpListener,
+    who: &'static str,
     mut admit: impl FnMut(OwnedFd, SocketAddr),
 ) {
-    let mut acceptor = Acceptor::new(listener, "Visitor");
+    let mut acceptor = Acceptor::new(listener, who);
     while !drain.is_raised() {
         let mut set = [
             PollFd::new(&acceptor, PollFlags::IN),

@@ -1,8 +1,9 @@
 //! The pause before the next attempt.
 
 use std::hash::{BuildHasher, RandomState};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::shutdown::Signals;
 use crate::limits::COOLDOWN_FACTOR_MAX;
 
 /// The pause before a restart: doubled while restarts keep failing, never the same twice, so that
@@ -22,6 +23,15 @@ impl Cooldown {
     /// Returns the next pause: up to a quarter longer than its step.
     pub fn next_pause(&mut self) -> Duration {
         self.step(RandomState::new().hash_one(()))
+    }
+
+    /// Waits for the next attempt; returns whether a signal came instead, and takes that one.
+    ///
+    /// Blocks: for the next pause, or until the signal.
+    pub fn wait(&mut self, signals: &Signals) -> bool {
+        let pause = self.next_pause();
+        log::info!("Trying again in {:.1} s", pause.as_secs_f64());
+        signals.wait(Some(Instant::now() + pause), None)
     }
 
     /// Begins anew: the last attempt was a success for a while.

@@ -82,6 +82,17 @@ impl Log {
         Ok(Self { sender })
     }
 
+    /// Returns a way to write lines that others have made.
+    #[cfg(feature = "master")]
+    pub fn foreign_lines(&self) -> ForeignLines {
+        ForeignLines {
+            queue: Queue {
+                sender: self.sender.clone(),
+                lost_count: 0,
+            },
+        }
+    }
+
     /// Waits until all lines logged so far have been written.
     ///
     /// Blocks: at most `LOG_FLUSH_TIMEOUT`, twice.
@@ -95,6 +106,21 @@ impl Log {
             // The answer is that the other end has been dropped.
             let _ = wait.recv_timeout(LOG_FLUSH_TIMEOUT);
         }
+    }
+}
+
+/// Writes lines that others have made, as they are; whoever has it bounds them.
+#[cfg(feature = "master")]
+pub struct ForeignLines {
+    queue: Queue,
+}
+
+#[cfg(feature = "master")]
+impl ForeignLines {
+    /// Writes one line; it has no end of line in it.
+    pub fn write(&mut self, line: &str) {
+        // A full queue loses lines and counts them.
+        let _ = self.queue.write(format!("{line}\n").as_bytes());
     }
 }
 

@@ -6,9 +6,13 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+#[cfg(feature = "master")]
+use std::sync::{Arc, atomic::AtomicBool};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
+#[cfg(feature = "master")]
+use signal_hook::consts::SIGXFSZ;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::event::{Event, timespec};
@@ -50,6 +54,15 @@ impl Signals {
         signal_hook::low_level::pipe::register(SIGINT, sender.try_clone()?)?;
         signal_hook::low_level::pipe::register(SIGTERM, sender)?;
         Ok(Self { receiver })
+    }
+
+    /// Has a write to a file that is as large as it may be fail, instead of ending the process.
+    ///
+    /// Errors: the system refuses the handler.
+    #[cfg(feature = "master")]
+    pub fn outlive_file_limit() -> io::Result<()> {
+        let is_seen = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(SIGXFSZ, is_seen).map(drop)
     }
 
     /// Returns whether a signal has come that nobody has taken yet.

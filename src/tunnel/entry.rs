@@ -49,9 +49,14 @@ pub fn start(
         log::info!("Listening on tcp {}", canonical(listener.local_addr()?));
         let (admitting, onward) = (Arc::clone(instance), way.clone());
         threads.spawn(Duty::Visitors, "accept", move || {
-            accept_until(&admitting.shutdown.drain, listener, |socket, address| {
-                admit(&admitting, &onward, socket, address);
-            });
+            accept_until(
+                &admitting.shutdown.drain,
+                listener,
+                "Visitor",
+                |socket, address| {
+                    admit(&admitting, &onward, socket, address);
+                },
+            );
         })?;
     }
     if let Some((sessions, address)) = sessions {

@@ -75,7 +75,7 @@ pub enum RunError {
     Panic,
     /// It has to start anew, for a reason that has been logged.
     Anew,
-    /// This core is no part of this version.
+    /// This core is no part of this build.
     NoCore(Core),
 }
 
@@ -100,7 +100,7 @@ impl fmt::Display for RunError {
             Self::System(error) => write!(f, "the system refuses: {error}"),
             Self::NoCore(core) => write!(
                 f,
-                "{}:// cannot run yet; this version has server:// and client://",
+                "{}:// is not in this build, which has server:// and client://",
                 core.name()
             ),
         }
@@ -145,9 +145,7 @@ pub fn run(
         if !error.is_passing() {
             return Err(error);
         }
-        let pause = cooldown.next_pause();
-        log::info!("Trying again in {:.1} s", pause.as_secs_f64());
-        if signals.wait(Some(Instant::now() + pause), None) {
+        if cooldown.wait(signals) {
             return Ok(());
         }
     }

@@ -47,6 +47,32 @@ impl fmt::Display for Checkpoint {
     }
 }
 
+impl Checkpoint {
+    /// Reads the line; `None` if it is any other.
+    pub fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split('|');
+        if fields.next()? != "CHECK_POINT" {
+            return None;
+        }
+        let mut next = |name: &str| fields.next()?.strip_prefix(name)?.strip_prefix('=');
+        let mode = next("MODE")?.parse().ok()?;
+        let ping = next("PING")?.strip_suffix("ms")?.parse().ok()?;
+        let mut count = |name| next(name)?.parse::<u64>().ok();
+        let checkpoint = Self {
+            mode,
+            ping: Duration::from_millis(ping),
+            pool_count: count("POOL")?,
+            tcp_sessions_count: count("TCPS")?,
+            udp_sessions_count: count("UDPS")?,
+            tcp_received: count("TCPRX")?,
+            tcp_sent: count("TCPTX")?,
+            udp_received: count("UDPRX")?,
+            udp_sent: count("UDPTX")?,
+        };
+        fields.next().is_none().then_some(checkpoint)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,5 +95,33 @@ mod tests {
             "CHECK_POINT|MODE=1|PING=12ms|POOL=64|TCPS=3|UDPS=0|TCPRX=1024|TCPTX=2048|UDPRX=0|\
              UDPTX=18446744073709551615"
         );
+    }
+
+    #[test]
+    fn the_line_is_read_as_it_was_written() {
+        let checkpoint = Checkpoint {
+            mode: 2,
+            ping: Duration::from_millis(7),
+            pool_count: 1,
+            tcp_sessions_count: 2,
+            udp_sessions_count: 3,
+            tcp_received: 4,
+            tcp_sent: 5,
+            udp_received: 6,
+            udp_sent: u64::MAX,
+        };
+        let line = checkpoint.to_string();
+        assert_eq!(Checkpoint::parse(&line), Some(checkpoint));
+        for end in 0..line.len() - 20 {
+            assert_eq!(Checkpoint::parse(&line[..end]), None, "{}", &line[..end]);
+        }
+        for other in [
+            format!("{line}|X=1"),
+            format!(" {line}"),
+            line.replace("TCPS=2", "TCPS=-2"),
+            line.replace("7ms", "7"),
+        ] {
+            assert_eq!(Checkpoint::parse(&other), None, "{other}");
+        }
     }
 }

@@ -6,9 +6,13 @@ pub mod datagram;
 pub mod dns;
 pub mod fingerprint;
 pub mod first_bytes;
+#[cfg(feature = "master")]
+pub mod gob;
 #[cfg(feature = "http2")]
 pub mod h2;
 pub mod handshake;
+#[cfg(feature = "master")]
+pub mod http1;
 pub mod key;
 pub mod offer;
 pub mod proof;

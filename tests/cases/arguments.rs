@@ -280,7 +280,9 @@ fn version_names_program_features_and_target() {
             .unwrap();
         let all = [
             ("http2", cfg!(feature = "http2")),
+            ("master", cfg!(feature = "master")),
             ("quic", cfg!(feature = "quic")),
+            ("swagger-ui", cfg!(feature = "swagger-ui")),
             ("tls", cfg!(feature = "tls")),
             ("websocket", cfg!(feature = "websocket")),
         ];

@@ -1,0 +1,465 @@
+//! Changes of what is kept: one thread makes them all, each on disk before anybody hears of it.
+//!
+//! ```text
+//!  API threads ──Order──▶ queue ──▶ draft ──▶ state file ──▶ registry, events ──▶ supervisor, answer
+//! ```
+//!
+//! Orders that wait are carried out together: one write serves them all. If it fails, none of them
+//! has happened.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::instance::{Bytes, Definition, Instance, KEY_ENTRY_ID, Kind, Live, Status};
+use super::registry::Registry;
+use super::store::{Store, hex, new_api_key, to_keep};
+use super::supervisor::{Command, Commands};
+use crate::config::instance::InstanceUrl;
+use crate::limits::{CHANGE_BATCH_MAX, CHANGE_QUEUE_MAX, CHANGE_TIMEOUT, INSTANCES_MAX};
+use crate::runtime::random::random_bytes;
+
+/// What is to change.
+#[derive(Debug)]
+pub enum Change {
+    /// A new instance, which is started.
+    Create {
+        /// What it runs.
+        url: InstanceUrl,
+        /// Its name.
+        alias: String,
+    },
+    /// Some of what is known of an instance, and what it is to do.
+    Edit {
+        /// Which one.
+        id: String,
+        /// The rest of it.
+        edit: Edit,
+    },
+    /// Another URL for an instance, with which it is started.
+    Replace {
+        /// Which one.
+        id: String,
+        /// What it runs from now on.
+        url: InstanceUrl,
+    },
+    /// An instance is stopped and forgotten.
+    Remove {
+        /// Which one.
+        id: String,
+    },
+    /// An instance has ended by itself and is not to be started again.
+    Ended {
+        /// Which one.
+        id: String,
+    },
+}
+
+/// Changes of one instance; what is `None` stays.
+#[derive(Debug, Default)]
+pub struct Edit {
+    /// Its name.
+    pub alias: Option<String>,
+    /// Whether it is started with the master and again when it ends.
+    pub restart: Option<bool>,
+    /// Service of the other end.
+    pub peer_sid: Option<String>,
+    /// Kind of the other end.
+    pub peer_kind: Option<String>,
+    /// Name of the other end.
+    pub peer_alias: Option<String>,
+    /// All tags.
+    pub tags: Option<std::collections::BTreeMap<String, String>>,
+    /// What it is to do.
+    pub action: Option<Action>,
+}
+
+/// What an instance is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Run, if it does not.
+    Start,
+    /// Stop, if it runs.
+    Stop,
+    /// Stop, and run again. Of the key entry: a new key.
+    Restart,
+    /// Count its bytes from zero.
+    Reset,
+}
+
+/// Why a change has not been made.
+#[derive(Debug)]
+pub enum ChangeError {
+    /// There is no such instance.
+    NotFound,
+    /// It cannot be done to the entry of the API key.
+    KeyEntry,
+    /// The entry of the API key knows no such action.
+    KeyEntryAction(Action),
+    /// The instance has this URL already.
+    SameUrl,
+    /// There are as many instances as there may be.
+    NoRoom,
+    /// It could not be written to disk.
+    Disk(Arc<io::Error>),
+    /// The system gives no random bytes.
+    NoRandom(io::Error),
+    /// Too many changes wait, or the master is ending.
+    Busy,
+}
+
+/// The instance as it is now; none when it is gone.
+pub type Changed = Option<Instance>;
+type Answer = Result<Changed, ChangeError>;
+
+/// What the thread is to do.
+enum Order {
+    /// Make a change; somebody may wait for the answer.
+    Make(Change, Option<Sender<Answer>>),
+    /// Write everything and end.
+    End,
+}
+
+/// The way to have changes made.
+#[derive(Clone)]
+pub struct Changes {
+    orders: Sender<Order>,
+}
+
+/// The thread's end of it.
+pub struct Orders {
+    receiver: Receiver<Order>,
+}
+
+/// Returns both ends of a queue of changes.
+pub fn queue() -> (Changes, Orders) {
+    let (sender, receiver) = bounded(CHANGE_QUEUE_MAX);
+    (Changes { orders: sender }, Orders { receiver })
+}
+
+impl Changes {
+    /// Makes a change.
+    ///
+    /// Blocks: until it is on disk, and what it removes has ended.
+    /// Errors: it has not been made, whatever the reason; `Busy` leaves it open whether it will be.
+    pub fn make(&self, change: Change) -> Answer {
+        let deadline = Instant::now() + CHANGE_TIMEOUT;
+        let (sender, receiver) = bounded(1);
+        let order = Order::Make(change, Some(sender));
+        let sent = self.orders.send_deadline(order, deadline);
+        sent.map_err(|_| ChangeError::Busy)?;
+        receiver
+            .recv_deadline(deadline)
+            .unwrap_or(Err(ChangeError::Busy))
+    }
+
+    /// Has it kept that an instance has ended for good. Does not wait.
+    pub fn note_end(&self, id: &str) {
+        // With a full queue the next start of the master tries it once more.
+        let change = Change::Ended { id: id.to_owned() };
+        let _ = self.orders.try_send(Order::Make(change, None));
+    }
+
+    /// Has everything written, and no more changes made.
+    ///
+    /// Blocks: until there is room in the queue, bounded.
+    pub fn end(&self) {
+        // If it is full the state on disk is that of the last change all the same.
+        let _ = self.orders.send_timeout(Order::End, CHANGE_TIMEOUT);
+    }
+}
+
+/// What makes the changes.
+pub struct Maker {
+    /// Where they come from.
+    pub orders: Orders,
+    /// Where they are kept.
+    pub store: Store,
+    /// What everybody else sees.
+    pub registry: Arc<Registry>,
+    /// Who starts and stops what they concern.
+    pub commands: Commands,
+    /// How often everything is written a second time.
+    pub backup_interval: Duration,
+}
+
+impl Maker {
+    /// Makes changes until it is told to end; writes everything once more then.
+    ///
+    /// Blocks: until then.
+    pub fn run(self) {
+        let mut backup_at = Instant::now() + self.backup_interval;
+        let mut is_ending = false;
+        while !is_ending {
+            let mut batch = Vec::new();
+            match self.orders.receiver.recv_deadline(backup_at) {
+                Ok(Order::Make(change, answer)) => batch.push((change, answer)),
+                Ok(Order::End) => is_ending = true,
+                Err(error) => is_ending = !error.is_timeout(),
+            }
+            while !batch.is_empty() && batch.len() < CHANGE_BATCH_MAX && !is_ending {
+                match self.orders.receiver.try_recv() {
+                    Ok(Order::Make(change, answer)) => batch.push((change, answer)),
+                    Ok(Order::End) => is_ending = true,
+                    Err(_) => break,
+                }
+            }
+            if !batch.is_empty() {
+                self.carry_out(batch);
+            }
+            if Instant::now() >= backup_at {
+                backup_at = Instant::now() + self.backup_interval;
+                self.keep_all("the backup", Store::save_backup);
+                // Bytes have been counted since the last change.
+                self.keep_all("the state", Store::save);
+            }
+        }
+        self.keep_all("the state", Store::save);
+    }
+
+    fn keep_all(&self, what: &str, save: fn(&Store, &[Instance]) -> io::Result<()>) {
+        let kept = to_keep(&self.registry.records());
+        if let Err(error) = save(&self.store, &kept) {
+            log::error!("Cannot write {what}: {error}; what was written before stays");
+        }
+    }
+
+    fn carry_out(&self, orders: Vec<(Change, Option<Sender<Answer>>)>) {
+        let records = self.registry.records();
+        let bytes = records.iter().map(|record| record.live.bytes).collect();
+        let mut draft = Draft {
+            definitions: records
+                .into_iter()
+                .map(|record| record.definition)
+                .collect(),
+            bytes,
+            is_changed: false,
+        };
+        let drafted: Vec<_> = orders
+            .into_iter()
+            .map(|(change, answer)| (draft.apply(change), answer))
+            .collect();
+        let written = if draft.is_changed {
+            self.store.save(&draft.to_keep()).map_err(Arc::new)
+        } else {
+            Ok(())
+        };
+        if let Err(error) = &written {
+            log::error!(
+                "Cannot write the state in {}: {error}; the change is not made",
+                self.store.folder().display()
+            );
+        }
+        for (effect, answer) in drafted {
+            let result = match (effect, &written) {
+                (Err(error), _) => Err(error),
+                (Ok(_), Err(error)) => Err(ChangeError::Disk(Arc::clone(error))),
+                (Ok(Effect::Gone(id)), Ok(())) => {
+                    self.registry.remove(&id);
+                    // The supervisor answers once the process has ended.
+                    self.commands.send(Command::Remove { id, ended: answer });
+                    continue;
+                }
+                (Ok(effect), Ok(())) => Ok(self.publish(effect)),
+            };
+            if let Some(answer) = answer {
+                // Whoever has given up waiting is not told.
+                let _ = answer.try_send(result);
+            }
+        }
+    }
+
+    /// Makes a change that is on disk known to all, and has its action carried out.
+    fn publish(&self, effect: Effect) -> Changed {
+        match effect {
+            Effect::Gone(_) => None,
+            Effect::New(definition) => {
+                let id = definition.id.clone();
+                let instance = self.registry.insert(definition);
+                self.commands.send(Command::Start(id));
+                Some(instance)
+            }
+            Effect::Replaced(definition) => {
+                let id = definition.id.clone();
+                let instance = self.registry.change(&id, |record| {
+                    record.definition = definition;
+                    // This URL does not run yet.
+                    record.live = Live {
+                        status: Status::Stopped,
+                        bytes: record.live.bytes,
+                        ..Live::default()
+                    };
+                });
+                self.commands.send(Command::Restart(id));
+                instance
+            }
+            Effect::Edited(definition, Some(Action::Restart)) if definition.is_key_entry() => {
+                log::info!("There is a new API key; the old one is of no use any more");
+                let instance = self.registry.change_key(definition);
+                // Not even when the backup has to be used.
+                self.keep_all("the backup", Store::save_backup);
+                instance
+            }
+            Effect::Edited(definition, action) => {
+                let id = definition.id.clone();
+                let instance = self.registry.change(&id, |record| {
+                    record.definition = definition;
+                    if action == Some(Action::Reset) {
+                        record.live.bytes = Bytes::default();
+                    }
+                });
+                match action {
+                    Some(Action::Start) => self.commands.send(Command::Start(id)),
+                    Some(Action::Stop) => self.commands.send(Command::Stop(id)),
+                    Some(Action::Restart) => self.commands.send(Command::Restart(id)),
+                    Some(Action::Reset) | None => {}
+                }
+                instance
+            }
+        }
+    }
+}
+
+/// What a change comes to, once it is on disk.
+enum Effect {
+    New(Arc<Definition>),
+    Edited(Arc<Definition>, Option<Action>),
+    Replaced(Arc<Definition>),
+    Gone(String),
+}
+
+/// What is to be on disk.
+struct Draft {
+    definitions: Vec<Arc<Definition>>,
+    bytes: Vec<Bytes>,
+    /// It is not what is on disk.
+    is_changed: bool,
+}
+
+impl Draft {
+    fn to_keep(&self) -> Vec<Instance> {
+        self.definitions
+            .iter()
+            .zip(&self.bytes)
+            .map(|(definition, bytes)| Instance::to_keep(definition, *bytes))
+            .collect()
+    }
+
+    fn apply(&mut self, change: Change) -> Result<Effect, ChangeError> {
+        match change {
+            Change::Create { url, alias } => self.create(url, alias),
+            Change::Edit { id, edit } => self.edit(&id, edit),
+            Change::Replace { id, url } => self.replace(&id, url),
+            Change::Remove { id } => self.remove(&id),
+            Change::Ended { id } => {
+                let place = self.find(&id)?;
+                let mut definition = Definition::clone(&self.definitions[place]);
+                definition.is_wanted = false;
+                Ok(Effect::Edited(self.put(place, definition), None))
+            }
+        }
+    }
+
+    fn create(&mut self, url: InstanceUrl, alias: String) -> Result<Effect, ChangeError> {
+        if self.definitions.len() > INSTANCES_MAX {
+            return Err(ChangeError::NoRoom);
+        }
+        let id = loop {
+            let id = random_bytes::<4>().map_err(ChangeError::NoRandom)?;
+            let id = hex(&id);
+            if self.find(&id).is_err() {
+                break id;
+            }
+        };
+        let definition = Arc::new(Definition {
+            id,
+            alias,
+            kind: Kind::from(url.core),
+            url: url.url,
+            config: url.config,
+            restart: true,
+            is_wanted: true,
+            ..Definition::default()
+        });
+        self.definitions.push(Arc::clone(&definition));
+        self.bytes.push(Bytes::default());
+        self.is_changed = true;
+        Ok(Effect::New(definition))
+    }
+
+    fn edit(&mut self, id: &str, edit: Edit) -> Result<Effect, ChangeError> {
+        let place = self.find(id)?;
+        let mut definition = Definition::clone(&self.definitions[place]);
+        let set = |text: &mut String, new: Option<String>| {
+            if let Some(new) = new {
+                *text = new;
+            }
+        };
+        set(&mut definition.alias, edit.alias);
+        set(&mut definition.meta.peer.sid, edit.peer_sid);
+        set(&mut definition.meta.peer.kind, edit.peer_kind);
+        set(&mut definition.meta.peer.alias, edit.peer_alias);
+        definition.restart = edit.restart.unwrap_or(definition.restart);
+        definition.meta.tags = edit.tags.unwrap_or(definition.meta.tags);
+        match edit.action {
+            Some(Action::Restart) if definition.is_key_entry() => {
+                definition.url = new_api_key().map_err(ChangeError::NoRandom)?;
+            }
+            Some(action) if definition.is_key_entry() => {
+                return Err(ChangeError::KeyEntryAction(action));
+            }
+            Some(Action::Start | Action::Restart) => definition.is_wanted = true,
+            Some(Action::Stop) => definition.is_wanted = false,
+            Some(Action::Reset) => {
+                self.is_changed |= self.bytes[place] != Bytes::default();
+                self.bytes[place] = Bytes::default();
+            }
+            None => {}
+        }
+        Ok(Effect::Edited(self.put(place, definition), edit.action))
+    }
+
+    fn replace(&mut self, id: &str, url: InstanceUrl) -> Result<Effect, ChangeError> {
+        let place = self.find_runnable(id)?;
+        let mut definition = Definition::clone(&self.definitions[place]);
+        if definition.url == url.url {
+            return Err(ChangeError::SameUrl);
+        }
+        definition.kind = Kind::from(url.core);
+        definition.url = url.url;
+        definition.config = url.config;
+        definition.is_wanted = true;
+        Ok(Effect::Replaced(self.put(place, definition)))
+    }
+
+    fn remove(&mut self, id: &str) -> Result<Effect, ChangeError> {
+        let place = self.find_runnable(id)?;
+        self.definitions.remove(place);
+        self.bytes.remove(place);
+        self.is_changed = true;
+        Ok(Effect::Gone(id.to_owned()))
+    }
+
+    fn put(&mut self, place: usize, definition: Definition) -> Arc<Definition> {
+        let definition = Arc::new(definition);
+        self.is_changed |= definition != self.definitions[place];
+        self.definitions[place] = Arc::clone(&definition);
+        definition
+    }
+
+    fn find(&self, id: &str) -> Result<usize, ChangeError> {
+        let mut definitions = self.definitions.iter();
+        definitions
+            .position(|definition| definition.id == id)
+            .ok_or(ChangeError::NotFound)
+    }
+
+    fn find_runnable(&self, id: &str) -> Result<usize, ChangeError> {
+        match id {
+            KEY_ENTRY_ID => Err(ChangeError::KeyEntry),
+            id => self.find(id),
+        }
+    }
+}
