@@ -1,0 +1,54 @@
+#!/bin/sh
+# Tests of the unit of systemd and of the image for Docker, as far as they go without either.
+#
+#   packaging/test.sh path/to/nodepass
+set -eu
+cd "$(dirname "$0")/.."
+
+nodepass=$1
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+
+fail() {
+    echo "packaging test: $1" >&2
+    exit 1
+}
+
+# What is installed fits together: the unit starts the program of the same prefix.
+make --no-print-directory -s install PREFIX="$folder/usr" DESTDIR= BINARY="$nodepass"
+unit=$folder/usr/lib/systemd/system/nodepass@.service
+grep -qxF "ExecStart=$folder/usr/bin/nodepass" "$unit" || fail 'the unit starts another program'
+for file in bin/nodepass share/man/man1/nodepass.1 share/doc/nodepass/nodepass.env; do
+    [ -s "$folder/usr/$file" ] || fail "not installed: $file"
+done
+if command -v systemd-analyze >/dev/null; then
+    # The manual that it names is not where this machine would look for it.
+    complaints=$(systemd-analyze verify --man=no "$unit" 2>&1) || fail "the unit: $complaints"
+    [ -z "$complaints" ] || fail "the unit: $complaints"
+    verified='unit verified by systemd-analyze'
+else
+    verified='no systemd-analyze here, so the unit was not verified'
+fi
+
+# Every URL of the sample, the commented ones as well, is one that the program takes.
+urls=$(sed -n 's/^#*NODEPASS_URL=//p' packaging/nodepass.env)
+[ -n "$urls" ] || fail 'no URL in nodepass.env'
+for url in $urls; do
+    "$nodepass" --check "$url" >/dev/null || fail "nodepass.env: $url"
+done
+
+# What the image is built from is there, and is let in.
+sources=$(sed -n 's/^COPY \([^-].*\) [^ ]*$/\1/p' packaging/Dockerfile)
+[ -n "$sources" ] || fail 'the Dockerfile copies nothing'
+for source in $sources; do
+    [ -e "$source" ] || fail "the Dockerfile copies $source, which is not there"
+    grep -qxF "!$source" packaging/Dockerfile.dockerignore || fail "Docker does not see $source"
+done
+
+# Both set variables that the program knows.
+names=$(sed -n 's/^\(ENV \|Environment=\|#\{0,1\}\)\(N[A-Z]*_[A-Z_]*\)=.*/\2/p' packaging/*)
+for name in $names; do
+    "$nodepass" --help | grep -q "$name" || fail "no variable $name"
+done
+
+echo "packaging test: passed, $verified"
