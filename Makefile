@@ -4,11 +4,16 @@
 #   make demo       see it take a web page through a tunnel
 #   make check      all that must pass before a change goes in
 #   make test       only the tests
-#   make static     one file that needs no libraries; TARGET=triple for another machine
+#   make package-test  only those of the packages for OpenWrt, systemd and Docker
+#   make static     one file that needs no libraries; TARGET=triple for another machine,
+#                   PROFILE=router or minimal for less of it
+#   make alone      see that file resolve names and forward from an empty root
+#   make size       how large that file is in each profile
 #   make man        rewrite the generated parts of manual and documents
 #   make bench      compare with socat, haproxy and rathole; BENCH_OPTIONS='--rounds 2', see --help
 #   make bench-link compare with rathole over a link of 50 ms; root only; BENCH_OPTIONS='--loss 1'
-#   make install    into DESTDIR and PREFIX
+#   make bench-api  the master under load; BENCH_OPTIONS='--seconds 30 --rate 1000 --instances 100'
+#   make install    into DESTDIR and PREFIX: program, manual, unit of systemd
 #   make clean      remove what was built
 #
 # All that build install the Debian packages they need when something is missing; check and test
@@ -17,21 +22,25 @@
 CARGO ?= cargo
 PREFIX ?= /usr/local
 DESTDIR ?=
+UNITS ?= $(PREFIX)/lib/systemd/system
+PROFILE ?= full
 BENCH_OPTIONS ?=
 # Most tests wait most of the time: for a time limit of the program, for a program to start.
 TEST_THREADS ?= 4
 
 BUILD = $(or $(CARGO_TARGET_DIR),target)
 BINARY = $(BUILD)/release/nodepass
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 # What a build takes: all behind gcc is for BoringSSL (feature quic).
 TOOLS = cargo gcc g++ cmake git libclang
 # Where the tests look for it.
 PYTHON = $(BUILD)/python
 MANUAL = man/nodepass.1
 NEED = scripts/need.sh
+SCRIPTS = $(wildcard scripts/*.sh openwrt/*.sh openwrt/files/*.init packaging/*.sh)
 LINK_HELPER = $(abspath $(BUILD))/bench/delaylink
 
-.PHONY: all demo check lint test static man bench bench-link install clean
+.PHONY: all demo check lint features package-test test static alone size man bench bench-api bench-link install clean
 
 all:
 	@$(NEED) $(TOOLS)
@@ -43,17 +52,35 @@ demo:
 	scripts/demo.sh $(BINARY)
 
 # The tests come last, so that their result is what one sees.
-check: lint test
+check: lint features package-test test
 
 lint:
-	@$(NEED) $(TOOLS) curl $(if $(wildcard $(MANUAL)),mandoc)
+	@$(NEED) $(TOOLS) curl shellcheck $(if $(wildcard $(MANUAL)),mandoc)
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps
 	$(if $(wildcard $(MANUAL)),mandoc -T lint -W warning $(MANUAL))
+	shellcheck $(SCRIPTS)
+
+# What can be left out, alone and as the profiles have it; all of it is linted above.
+features:
+	@$(NEED) $(TOOLS)
+	for features in '' tls master websocket http2 quic master,tls tls,websocket \
+	    http2,master,tls,websocket http2,quic,tls,websocket; do \
+	    echo "features: $${features:-none}"; \
+	    $(CARGO) clippy --all-targets --no-default-features --features "$$features" \
+	        -- -D warnings || exit 1; \
+	done
+
+# Each URL that a package yields is checked by the program.
+package-test:
+	@$(NEED) $(TOOLS) busybox
+	$(CARGO) build
+	openwrt/test.sh $(BUILD)/debug/nodepass
+	packaging/test.sh $(BUILD)/debug/nodepass
 
 test: $(PYTHON)/made
-	@$(NEED) $(TOOLS) curl nginx
+	@$(NEED) $(TOOLS) chromium curl nginx
 	$(CARGO) test --lib --test main -- --test-threads=$(TEST_THREADS)
 
 # An interpreter of their own for the peers that the tests play in Python.
@@ -66,7 +93,15 @@ $(PYTHON)/made: tests/peers/requirements.txt
 
 static:
 	@$(NEED) $(TOOLS) readelf
-	CARGO=$(CARGO) scripts/build-static.sh $(TARGET)
+	CARGO=$(CARGO) PROFILE=$(PROFILE) scripts/build-static.sh $(TARGET)
+
+alone: static
+	@$(NEED) curl ip openssl python3
+	scripts/alone.sh $(BUILD)/$(or $(TARGET),$(HOST))/small/nodepass
+
+size:
+	@$(NEED) $(TOOLS) readelf
+	CARGO=$(CARGO) scripts/size.sh $(TARGET)
 
 man:
 	@$(NEED) $(TOOLS)
@@ -75,6 +110,10 @@ man:
 bench:
 	@$(NEED) $(TOOLS) socat haproxy
 	$(CARGO) bench --bench forward -- $(BENCH_OPTIONS)
+
+bench-api:
+	@$(NEED) $(TOOLS)
+	$(CARGO) bench --bench api -- $(BENCH_OPTIONS)
 
 # The helper makes network namespaces and the link between them.
 bench-link: $(LINK_HELPER)
@@ -92,6 +131,11 @@ install: $(BINARY)
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/nodepass
 	install -D -m 644 $(MANUAL) $(DESTDIR)$(PREFIX)/share/man/man1/nodepass.1
 	install -D -m 644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/nodepass/LICENSE
+	install -D -m 644 packaging/nodepass.env $(DESTDIR)$(PREFIX)/share/doc/nodepass/nodepass.env
+	install -d $(DESTDIR)$(UNITS)
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' packaging/nodepass@.service \
+		>$(DESTDIR)$(UNITS)/nodepass@.service
+	chmod 644 $(DESTDIR)$(UNITS)/nodepass@.service
 
 $(BINARY):
 	$(MAKE) all

@@ -8,6 +8,24 @@ mod http2;
 mod http2_curl;
 mod life;
 mod limits;
+#[cfg(feature = "master")]
+mod master_api;
+#[cfg(feature = "master")]
+mod master_docs;
+#[cfg(feature = "master")]
+mod master_events;
+#[cfg(feature = "master")]
+mod master_import;
+#[cfg(feature = "master")]
+mod master_instances;
+#[cfg(feature = "master")]
+mod master_life;
+#[cfg(feature = "master")]
+mod master_recorded;
+#[cfg(feature = "master")]
+mod master_state;
+#[cfg(all(feature = "master", feature = "tls"))]
+mod master_tls;
 mod names;
 #[cfg(all(feature = "tls", feature = "websocket"))]
 mod nginx;

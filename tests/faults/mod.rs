@@ -4,12 +4,16 @@
 //! they end: `support::ends`.
 
 mod answers;
+#[cfg(feature = "master")]
+mod api_abuse;
 mod cuts;
 mod farewells;
 mod floods;
 mod handshakes;
 #[cfg(feature = "http2")]
 mod http2_abuse;
+#[cfg(feature = "master")]
+mod master_state;
 #[cfg(feature = "tls")]
 mod middle;
 mod oddities;

@@ -4,7 +4,11 @@ pub mod certificates;
 pub mod downgrade;
 pub mod each;
 pub mod ends;
+#[cfg(feature = "master")]
+pub mod http;
 pub mod link;
+#[cfg(feature = "master")]
+pub mod master;
 #[cfg(any(feature = "http2", feature = "quic"))]
 pub mod muxed;
 pub mod name_server;
@@ -14,7 +18,7 @@ pub mod pattern;
 pub mod peer;
 pub mod program;
 pub mod proxy;
-#[cfg(any(feature = "http2", feature = "websocket"))]
+#[cfg(any(feature = "http2", feature = "master", feature = "websocket"))]
 pub mod python;
 pub mod recording;
 pub mod servers;
@@ -59,5 +63,16 @@ pub fn free_address() -> SocketAddr {
         let listener = TcpListener::bind((ip, 0)).ok()?;
         let address = listener.local_addr().ok()?;
         UdpSocket::bind(address).ok().map(|_| address)
+    })
+}
+
+/// The same with another port than any of `targets`: a program takes a target with its own port
+/// for itself.
+#[cfg(feature = "master")]
+pub fn free_address_beside(targets: &[SocketAddr]) -> SocketAddr {
+    eventually("another port", || {
+        let address = free_address();
+        let is_other = targets.iter().all(|target| target.port() != address.port());
+        is_other.then_some(address)
     })
 }

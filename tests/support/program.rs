@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -13,7 +14,8 @@ use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit}
 
 use super::{DEADLINE, eventually};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_nodepass");
+/// Where the program is.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_nodepass");
 
 /// How the program is to be started.
 pub struct Launch {
@@ -25,6 +27,13 @@ impl Launch {
     /// With these arguments and an environment that sets nothing of ours.
     pub fn new(arguments: &[&str]) -> Self {
         let mut command = Command::new(BINARY);
+        command.args(arguments);
+        Self::prepare(command)
+    }
+
+    /// A copy of the program, at `path`, with these arguments.
+    pub fn copy(path: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new(path);
         command.args(arguments);
         Self::prepare(command)
     }
@@ -294,6 +303,11 @@ impl Program {
         let status = fs::read_to_string(path).unwrap();
         let line = status.lines().find(|line| line.starts_with(label)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Processor time used so far, in the kernel and outside.

@@ -24,6 +24,7 @@ pub struct PythonPeer {
     child: Child,
     events: Receiver<Value>,
     said: Arc<Mutex<String>>,
+    patience: Duration,
 }
 
 impl PythonPeer {
@@ -54,20 +55,27 @@ impl PythonPeer {
             child,
             events,
             said,
+            patience: PATIENCE,
         }
+    }
+
+    /// The same, which may take so long for a step.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// The next event of that name; others are passed over.
     #[track_caller]
     pub fn wait_for(&self, name: &str) -> Value {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.events.recv_timeout(left) {
                 Ok(event) if event["event"] == name => return event,
                 Ok(_) => {}
                 Err(RecvTimeoutError::Disconnected) => panic!("ended without {name:?}"),
-                Err(RecvTimeoutError::Timeout) => panic!("no {name:?} within {PATIENCE:?}"),
+                Err(RecvTimeoutError::Timeout) => panic!("no {name:?} within {:?}", self.patience),
             }
         }
     }
