@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
@@ -15,7 +16,7 @@ use super::router::Router;
 use crate::config::instance::{InstanceUrl, complete};
 use crate::limits::API_BODY_SIZE_MAX;
 use crate::master::changes::{Change, Edit};
-use crate::master::instance::{check_length, distinct_tags};
+use crate::master::instance::{Definition, check_length, distinct_tags};
 
 /// A JSON object. Without it an array would do as well, its elements taken for the members in their
 /// order.
@@ -130,7 +131,7 @@ pub fn create(router: &Router, request: &mut Request) -> Result<Reply, Reply> {
 /// Some members of an instance, and an action.
 pub fn edit(router: &Router, id: String, request: &mut Request) -> Result<Reply, Reply> {
     // Whoever asks for what is not there is told that first.
-    show(router, &id)?;
+    find(router, &id)?;
     let Object(patch): Object<Patch> = read_body(request)?;
     let action = match patch.action.as_deref() {
         None | Some("") => None,
@@ -169,8 +170,7 @@ pub fn edit(router: &Router, id: String, request: &mut Request) -> Result<Reply,
 
 /// Another URL for an instance.
 pub fn replace(router: &Router, id: String, request: &mut Request) -> Result<Reply, Reply> {
-    let is_key_entry = show_definition(router, &id)?;
-    if is_key_entry {
+    if find(router, &id)?.is_key_entry() {
         return Err(Reply::error(403, "Forbidden: API Key"));
     }
     let Object(order): Object<Order> = read_body(request)?;
@@ -185,12 +185,9 @@ pub fn remove(router: &Router, id: String) -> Result<Reply, Reply> {
     Ok(Reply::empty(204))
 }
 
-/// Returns whether this is the entry of the API key.
-fn show_definition(router: &Router, id: &str) -> Result<bool, Reply> {
-    match router.registry.definition(id) {
-        Some(definition) => Ok(definition.is_key_entry()),
-        None => Err(Reply::error(404, "Instance not found")),
-    }
+fn find(router: &Router, id: &str) -> Result<Arc<Definition>, Reply> {
+    let found = router.registry.definition(id);
+    found.ok_or_else(|| Reply::error(404, "Instance not found"))
 }
 
 fn completed(router: &Router, url: Option<String>) -> Result<InstanceUrl, Reply> {
