@@ -841,9 +841,19 @@ pub const INSTANCE_OUTPUT_SIZE: usize = 64 * 1024;
 /// Longest line of an instance that is passed on (bytes): what it writes at most, and its date.
 pub const INSTANCE_LINE_SIZE_MAX: usize = LOG_LINE_SIZE_MAX + 256;
 
-/// Events that wait for one subscriber: some seconds of a hundred busy instances. Texts are shared
-/// by all subscribers.
+/// Events that wait for one subscriber: some seconds of a hundred busy instances.
 pub const EVENT_QUEUE_MAX: usize = 4096;
+
+/// Bytes of all of them: 2 KiB for each, while one of an instance with all the tags that it may
+/// have takes more than 64 KiB. Texts are shared, so that all subscribers together hold no more.
+pub const EVENT_QUEUE_SIZE_MAX: usize = 8 * 1024 * 1024;
+const _: () = assert!(EVENT_QUEUE_SIZE_MAX >= EVENT_QUEUE_MAX * 2 * 1024);
+// Some of the largest have to fit, or nobody could follow such an instance: tags, the URL twice
+// and a line, of which JSON makes up to six bytes for one.
+const _: () = assert!(
+    EVENT_QUEUE_SIZE_MAX
+        >= 16 * (API_BODY_SIZE_MAX + 2 * 6 * URL_SIZE_MAX + 6 * INSTANCE_LINE_SIZE_MAX)
+);
 
 /// Bytes of events that leave together when a subscriber is behind.
 pub const EVENT_BATCH_SIZE: usize = 64 * 1024;

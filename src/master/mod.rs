@@ -15,6 +15,7 @@
 //! | [`api`] | HTTP: what comes in, what goes out |
 //! | [`instance`] | what an instance is |
 //! | [`registry`] | what there is at this moment; who is told when it changes |
+//! | [`subscription`] | what waits for one who is told |
 //! | [`changes`] | what is changed, and in which order |
 //! | [`store`] | what survives the master |
 //! | [`supervisor`] | the processes |
@@ -26,6 +27,7 @@ pub mod host;
 pub mod instance;
 pub mod registry;
 pub mod store;
+pub mod subscription;
 pub mod supervisor;
 
 use std::fmt;

@@ -6,49 +6,12 @@
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
-use serde::Serialize;
+use crossbeam_channel::Receiver;
 
 use super::instance::{Definition, Instance, Live, Record, Status};
-use crate::limits::EVENT_QUEUE_MAX;
-use crate::runtime::clock::now_utc;
+use super::subscription::{Happening, Subscriber, Subscription, event_text, subscription};
 use crate::runtime::threads::lock;
 use crate::wire::checkpoint::Checkpoint;
-
-/// What an event stream begins with: how long a client waits before it comes back.
-const STREAM_HEAD: &str = "retry: 3000\n\n";
-
-/// What happened to an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Happening {
-    /// It was there when the subscriber came.
-    Initial,
-    /// It is new.
-    Create,
-    /// Something about it has changed.
-    Update,
-    /// It is gone.
-    Delete,
-    /// It has written a line.
-    Log,
-    /// The master ends.
-    Shutdown,
-}
-
-/// An event as subscribers get it.
-#[derive(Serialize)]
-#[allow(missing_docs, reason = "the members are those of the specification")]
-pub struct Event<'a> {
-    #[serde(rename = "type")]
-    pub happening: Happening,
-    pub time: String,
-    pub instance: Option<&'a Instance>,
-    pub logs: &'a str,
-}
-
-/// Text of event streams, whole events.
-pub type EventText = Arc<str>;
 
 /// All instances and all subscribers.
 #[derive(Debug, Default)]
@@ -63,14 +26,6 @@ struct Inner {
     subscribers: Vec<Subscriber>,
     /// No more subscribers.
     is_closed: bool,
-}
-
-/// Who gets the events.
-#[derive(Debug)]
-struct Subscriber {
-    queue: Sender<EventText>,
-    /// Disconnected when he has left.
-    departure: Receiver<Infallible>,
 }
 
 impl Registry {
@@ -192,36 +147,26 @@ impl Registry {
         }
     }
 
-    /// Returns what a new subscriber gets first, and where the rest comes from; that ends when he
-    /// has let the queue fill up, or all subscriptions end. `None` when the master is ending.
-    /// `departure` is disconnected when he leaves.
-    pub fn subscribe(
-        &self,
-        departure: Receiver<Infallible>,
-    ) -> Option<(EventText, Receiver<EventText>)> {
+    /// Returns what a new subscriber gets: what there is, then each event. It ends when he has let
+    /// too much wait, or all subscriptions end. `None` when the master is ending. `departure` is
+    /// disconnected when he leaves.
+    pub fn subscribe(&self, departure: Receiver<Infallible>) -> Option<Subscription> {
         let mut inner = self.lock();
         if inner.is_closed {
             return None;
         }
-        let mut text = String::from(STREAM_HEAD);
-        for record in &inner.records {
-            push_event(&mut text, Happening::Initial, Some(&record.show()), "");
-        }
-        let (sender, receiver) = bounded(EVENT_QUEUE_MAX);
+        let (subscriber, subscription) = subscription(&inner.records, departure);
         // Where nothing happens, nobody else finds out who has left.
         inner.subscribers.retain(Subscriber::is_there);
-        inner.subscribers.push(Subscriber {
-            queue: sender,
-            departure,
-        });
-        Some((text.into(), receiver))
+        inner.subscribers.push(subscriber);
+        Some(subscription)
     }
 
     /// Takes another API key, ends all subscriptions and returns the entry. Those who subscribed
     /// with the old key are not told the new one.
     pub fn change_key(&self, definition: Arc<Definition>) -> Option<Instance> {
         let mut inner = self.lock();
-        inner.subscribers.clear();
+        inner.subscribers.drain(..).for_each(Subscriber::dismiss);
         let record = inner.record(&definition.id)?;
         record.definition = definition;
         Some(record.show())
@@ -233,12 +178,6 @@ impl Registry {
         inner.tell(Happening::Shutdown, None, "");
         inner.subscribers.clear();
         inner.is_closed = true;
-    }
-}
-
-impl Subscriber {
-    fn is_there(&self) -> bool {
-        self.departure.try_recv() == Err(TryRecvError::Empty)
     }
 }
 
@@ -257,34 +196,28 @@ impl Inner {
         if self.subscribers.is_empty() {
             return;
         }
-        let mut text = String::new();
-        push_event(&mut text, happening, instance, line);
-        let text: EventText = text.into();
+        let text = event_text(happening, instance, line);
         // Whoever does not keep up is let go: he will come back, and gets everything anew.
         self.subscribers
-            .retain(|subscriber| subscriber.queue.try_send(Arc::clone(&text)).is_ok());
+            .retain(|subscriber| subscriber.offer(&text));
     }
-}
-
-/// Appends one event in the form of a stream (HTML Living Standard, "Server-sent events").
-fn push_event(text: &mut String, happening: Happening, instance: Option<&Instance>, line: &str) {
-    let event = Event {
-        happening,
-        time: now_utc(),
-        instance,
-        logs: line,
-    };
-    // Texts and numbers can always be written.
-    let json = serde_json::to_string(&event).unwrap_or_default();
-    text.push_str("event: instance\ndata: ");
-    text.push_str(&json);
-    text.push_str("\n\n");
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use crossbeam_channel::bounded;
+
     use super::super::instance::Kind;
+    use super::super::subscription::End;
     use super::*;
+    use crate::limits::EVENT_QUEUE_MAX;
+
+    /// What waits for a subscriber.
+    fn next(subscription: &Subscription) -> Result<Option<String>, End> {
+        subscription.next(Duration::ZERO)
+    }
 
     fn registry() -> Registry {
         let record = |id: &str, kind| Record {
@@ -305,7 +238,8 @@ mod tests {
     fn a_subscriber_gets_everything_once() {
         let registry = registry();
         let (_presence, departure) = bounded(0);
-        let (first, rest) = registry.subscribe(departure).unwrap();
+        let subscription = registry.subscribe(departure).unwrap();
+        let first = next(&subscription).unwrap().unwrap();
         assert!(first.starts_with("retry: 3000\n\nevent: instance\ndata: {\"type\":\"initial\","));
         assert_eq!(first.matches("event: instance\n").count(), 2);
         registry.set_status("0000000a", Status::Running);
@@ -314,7 +248,8 @@ mod tests {
         registry.tell_line("0000000a", "a \"line\"");
         registry.remove("0000000a");
         registry.close();
-        let events: Vec<EventText> = rest.iter().collect();
+        let text = next(&subscription).unwrap().unwrap();
+        let events: Vec<&str> = text.split_inclusive("\n\n").collect();
         let types = ["update", "log", "delete", "shutdown"];
         assert_eq!(events.len(), types.len());
         for (event, happening) in events.iter().zip(types) {
@@ -324,6 +259,7 @@ mod tests {
         }
         assert!(events[1].contains(r#""logs":"a \"line\"""#));
         assert!(events[3].contains(r#""instance":null"#));
+        assert_eq!(next(&subscription), Err(End::Over));
         assert!(registry.subscribe(bounded(0).1).is_none());
     }
 
@@ -331,27 +267,30 @@ mod tests {
     fn a_new_key_is_not_told_to_those_with_the_old_one() {
         let registry = registry();
         let (_presence, departure) = bounded(0);
-        let (_, rest) = registry.subscribe(departure).unwrap();
+        let subscription = registry.subscribe(departure).unwrap();
         let mut entry = Definition::clone(&registry.key_entry());
         entry.url = String::from("new");
         assert_eq!(registry.change_key(Arc::new(entry)).unwrap().url, "new");
         assert_eq!(registry.key_entry().url, "new");
-        assert_eq!(rest.iter().count(), 0);
+        let text = next(&subscription).unwrap().unwrap();
+        assert!(!text.contains("event:"), "{text}");
+        assert_eq!(next(&subscription), Err(End::Over));
     }
 
     #[test]
     fn who_does_not_read_is_let_go_and_others_go_on() {
         let registry = registry();
         let (_presence, departure) = bounded(0);
-        let (_, silent) = registry.subscribe(departure.clone()).unwrap();
-        let (_, reader) = registry.subscribe(departure).unwrap();
+        let silent = registry.subscribe(departure.clone()).unwrap();
+        let reader = registry.subscribe(departure).unwrap();
+        next(&silent).unwrap();
         let count = EVENT_QUEUE_MAX + 10;
         for _ in 0..count {
             registry.tell_line("0000000a", "x");
-            assert!(reader.try_recv().is_ok());
+            assert!(next(&reader).unwrap().is_some());
         }
-        assert_eq!(silent.iter().count(), EVENT_QUEUE_MAX);
-        assert!(reader.try_recv().is_err_and(|error| error.is_empty()));
+        assert_eq!(next(&reader), Ok(None));
+        assert_eq!(next(&silent), Err(End::TooSlow));
     }
 
     #[test]

@@ -420,3 +420,52 @@ fn subscriber_that_never_reads_is_let_go_and_the_others_miss_nothing() {
         assert!(is_begin, "lines were left out and the stream went on");
     }
 }
+
+#[test]
+fn large_events_do_not_pile_up_for_one_who_does_not_read() {
+    /// Fewer than a queue has room for, and more bytes than the queue and all buffers between here
+    /// and there.
+    const CHANGES: usize = 500;
+    let master = Master::start_with(silent());
+    let id = id_of(&master.create(IDLE, ""));
+    let tags: Value = (0..110)
+        .map(|number| (format!("{number}"), json!("x".repeat(250))))
+        .collect();
+    let tags = json!({"meta": {"tags": tags}});
+    master.change(&id, &tags);
+    let mut connection = master.dial().unwrap();
+    let fields = [("X-API-Key", master.key())];
+    connection
+        .send("GET", &master.path("/events"), &fields, None)
+        .unwrap();
+    // From then on it must miss nothing; it reads no further.
+    assert_eq!(connection.receive_head().unwrap().status, 200);
+    for number in 0..CHANGES {
+        master.change(&id, &json!({"alias": number.to_string()}));
+    }
+    let mut stream = connection.into_events();
+    let mut aliases = Vec::new();
+    while let Ok(Some(item)) = stream.next_item() {
+        let Item::Event { data, .. } = item else {
+            continue;
+        };
+        let event: Value = serde_json::from_str(&data).unwrap();
+        aliases.extend(
+            event["instance"]["alias"]
+                .as_str()
+                .unwrap()
+                .parse::<usize>(),
+        );
+        if aliases.last() == Some(&(CHANGES - 1)) {
+            break;
+        }
+    }
+    assert!(
+        aliases.len() < CHANGES,
+        "all {CHANGES} changes have waited for it"
+    );
+    assert!(
+        aliases.iter().copied().eq(0..aliases.len()),
+        "changes were left out and the stream went on: {aliases:?}"
+    );
+}
