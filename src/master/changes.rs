@@ -463,3 +463,115 @@ impl Draft {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::super::supervisor::{Mailbox, mailbox};
+    use super::*;
+
+    /// A maker that is driven by hand, on a folder that is removed with it.
+    struct Bench {
+        maker: Maker,
+        mailbox: Mailbox,
+        folder: PathBuf,
+    }
+
+    impl Bench {
+        fn new(prepare: impl FnOnce(&mut Store)) -> Self {
+            let random = u64::from_ne_bytes(random_bytes().unwrap());
+            let folder = std::env::temp_dir().join(format!("changes-{random:016x}"));
+            let (mut store, records) = Store::open(Some(&folder)).unwrap();
+            prepare(&mut store);
+            let (_, orders) = queue();
+            let (commands, mailbox) = mailbox().unwrap();
+            let maker = Maker {
+                orders,
+                store,
+                registry: Arc::new(Registry::new(records)),
+                commands,
+                backup_interval: Duration::from_secs(3600),
+            };
+            Self {
+                maker,
+                mailbox,
+                folder,
+            }
+        }
+
+        /// Makes changes by one write, and returns the answers.
+        fn make(&mut self, changes: Vec<Change>) -> Vec<Answer> {
+            let (orders, answers): (Vec<_>, Vec<_>) = changes
+                .into_iter()
+                .map(|change| {
+                    let (sender, receiver) = bounded(1);
+                    ((change, Some(sender)), receiver)
+                })
+                .unzip();
+            self.maker.carry_out(orders);
+            let answer = |receiver: Receiver<Answer>| receiver.try_recv().unwrap();
+            answers.into_iter().map(answer).collect()
+        }
+
+        /// Makes an instance and returns its id.
+        fn create(&mut self) -> String {
+            let url = InstanceUrl {
+                core: crate::config::Core::Client,
+                url: String::from("client://:1/:2"),
+                config: String::from("client://:1/:2"),
+            };
+            let alias = String::from("made");
+            let answer = self.make(vec![Change::Create { url, alias }]).remove(0);
+            answer.unwrap().unwrap().id
+        }
+
+        /// What the next master would find.
+        fn on_disk(&self) -> serde_json::Value {
+            let text = std::fs::read(self.folder.join("nodepass.json")).unwrap();
+            serde_json::from_slice(&text).unwrap()
+        }
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+
+    #[test]
+    fn a_change_that_a_power_cut_might_undo_is_made() {
+        let mut bench = Bench::new(Store::break_sync);
+        let id = bench.create();
+        // Answer, memory and disk agree, and it is started.
+        assert_eq!(bench.maker.registry.find(&id).unwrap().alias, "made");
+        assert_eq!(bench.on_disk()["instances"][1]["id"], *id);
+        assert!(matches!(bench.mailbox.next(), Some(Command::Start(started)) if started == id));
+        let edit = Edit {
+            action: Some(Action::Restart),
+            ..Edit::default()
+        };
+        let id = String::from(KEY_ENTRY_ID);
+        let answer = bench.make(vec![Change::Edit { id, edit }]).remove(0);
+        // Whoever asked for it is the only one to be told the new key.
+        let key = answer.unwrap().unwrap().url;
+        assert_eq!(bench.maker.registry.key_entry().url, key);
+        assert_eq!(bench.on_disk()["instances"][0]["url"], *key);
+    }
+
+    #[test]
+    fn a_change_that_cannot_be_written_is_not_made() {
+        let mut bench = Bench::new(|_| {});
+        let id = bench.create();
+        let before = bench.on_disk();
+        // In the way of the new file.
+        let hindrance = bench.folder.join("nodepass.json.new");
+        std::fs::create_dir(&hindrance).unwrap();
+        let answer = bench
+            .make(vec![Change::Remove { id: id.clone() }])
+            .remove(0);
+        assert!(matches!(answer, Err(ChangeError::Disk(_))), "{answer:?}");
+        assert!(bench.maker.registry.find(&id).is_some());
+        assert_eq!(bench.on_disk(), before);
+    }
+}

@@ -13,6 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use log::Level;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,7 @@ use super::instance::{
 };
 use crate::limits::{INSTANCES_MAX, STATE_FILE_SIZE_MAX};
 use crate::runtime::clock::unix_seconds;
+use crate::runtime::log::Repeated;
 use crate::runtime::random::random_bytes;
 use crate::wire::gob::{GobInstance, decode_instances};
 
@@ -79,6 +81,9 @@ pub struct Store {
     folder: PathBuf,
     /// Locked as long as it is open.
     _lock: File,
+    /// How the folder itself is brought to disk; another one in tests.
+    sync_folder: fn(&File) -> io::Result<()>,
+    unsynced: Repeated,
 }
 
 impl Store {
@@ -104,6 +109,8 @@ impl Store {
         let store = Self {
             folder,
             _lock: lock,
+            sync_folder: File::sync_all,
+            unsynced: Repeated::new(Level::Error, "changes that a power cut might undo"),
         };
         let Loaded {
             records,
@@ -138,6 +145,9 @@ impl Store {
 
     /// Writes everything; on disk when it returns.
     ///
+    /// With the new file in place nothing can be taken back: that the folder cannot be brought to
+    /// disk is logged, as a power cut might then undo the change.
+    ///
     /// Blocks: until then.
     /// Errors: the disk is full or broken; what was there before is untouched.
     pub fn save(&self, instances: &[Instance]) -> io::Result<()> {
@@ -160,6 +170,8 @@ impl Store {
         text.push(b'\n');
         let path = self.folder.join(name);
         let new = self.folder.join(format!("{name}.new"));
+        // What can fail comes before the new file is in place.
+        let folder = File::open(&self.folder)?;
         let written = open_private(&new).and_then(|mut file| {
             file.set_len(0)?;
             file.write_all(&text)?;
@@ -171,7 +183,14 @@ impl Store {
             let _ = fs::remove_file(&new);
             return Err(error);
         }
-        File::open(&self.folder)?.sync_all()
+        if let Err(error) = (self.sync_folder)(&folder) {
+            self.unsynced.log(format_args!(
+                "The folder {} cannot be synced: {error}; {name} is written, and a power cut might \
+                 bring back the one before",
+                self.folder.display()
+            ));
+        }
+        Ok(())
     }
 
     /// Returns what was kept, or else the beginning of something new.
@@ -244,6 +263,14 @@ impl Store {
                 Vec::new()
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// From now on the folder cannot be brought to disk.
+    pub fn break_sync(&mut self) {
+        self.sync_folder = |_| Err(io::Error::other("the disk is broken"));
     }
 }
 

@@ -83,6 +83,14 @@ pub struct Mailbox {
     bell: Arc<Bell>,
 }
 
+#[cfg(test)]
+impl Mailbox {
+    /// Takes what the supervisor would be told next.
+    pub fn next(&self) -> Option<Command> {
+        self.receiver.try_recv().ok()
+    }
+}
+
 /// Returns both ends of the way to a supervisor.
 ///
 /// Errors: no descriptor left.
