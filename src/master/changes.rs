@@ -7,6 +7,7 @@
 //! Orders that wait are carried out together: one write serves them all. If it fails, none of them
 //! has happened.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,6 +55,8 @@ pub enum Change {
     Ended {
         /// Which one.
         id: String,
+        /// The last order for it that had been carried out then: one that came later decides.
+        order: u64,
     },
 }
 
@@ -71,7 +74,7 @@ pub struct Edit {
     /// Name of the other end.
     pub peer_alias: Option<String>,
     /// All tags.
-    pub tags: Option<std::collections::BTreeMap<String, String>>,
+    pub tags: Option<BTreeMap<String, String>>,
     /// What it is to do.
     pub action: Option<Action>,
 }
@@ -133,6 +136,17 @@ pub struct Orders {
     receiver: Receiver<Order>,
 }
 
+#[cfg(test)]
+impl Orders {
+    /// Takes the next change that waits.
+    pub fn next(&self) -> Option<Change> {
+        match self.receiver.try_recv() {
+            Ok(Order::Make(change, _)) => Some(change),
+            Ok(Order::End) | Err(_) => None,
+        }
+    }
+}
+
 /// Returns both ends of a queue of changes.
 pub fn queue() -> (Changes, Orders) {
     let (sender, receiver) = bounded(CHANGE_QUEUE_MAX);
@@ -155,10 +169,14 @@ impl Changes {
             .unwrap_or(Err(ChangeError::Busy))
     }
 
-    /// Has it kept that an instance has ended for good. Does not wait.
-    pub fn note_end(&self, id: &str) {
+    /// Has it kept that an instance has ended for good, after `order` and before any later one.
+    /// Does not wait.
+    pub fn note_end(&self, id: &str, order: u64) {
         // With a full queue the next start of the master tries it once more.
-        let change = Change::Ended { id: id.to_owned() };
+        let change = Change::Ended {
+            id: id.to_owned(),
+            order,
+        };
         let _ = self.orders.try_send(Order::Make(change, None));
     }
 
@@ -183,13 +201,37 @@ pub struct Maker {
     pub commands: Commands,
     /// How often everything is written a second time.
     pub backup_interval: Duration,
+    /// The last order that the supervisor has been given for each instance.
+    pub given: GivenOrders,
+}
+
+/// Numbers of the orders that the supervisor has been given.
+#[derive(Debug, Default)]
+pub struct GivenOrders {
+    count: u64,
+    last: HashMap<String, u64>,
+}
+
+impl GivenOrders {
+    /// Returns the number of the next order, which is for that instance.
+    fn next(&mut self, id: &str) -> u64 {
+        self.count += 1;
+        self.last.insert(id.to_owned(), self.count);
+        self.count
+    }
+
+    /// Returns the number of the last order for that instance; 0 if it only came back with the
+    /// master.
+    fn last(&self, id: &str) -> u64 {
+        self.last.get(id).copied().unwrap_or_default()
+    }
 }
 
 impl Maker {
     /// Makes changes until it is told to end; writes everything once more then.
     ///
     /// Blocks: until then.
-    pub fn run(self) {
+    pub fn run(mut self) {
         let mut backup_at = Instant::now() + self.backup_interval;
         let mut is_ending = false;
         while !is_ending {
@@ -226,7 +268,7 @@ impl Maker {
         }
     }
 
-    fn carry_out(&self, orders: Vec<(Change, Option<Sender<Answer>>)>) {
+    fn carry_out(&mut self, orders: Vec<(Change, Option<Sender<Answer>>)>) {
         let records = self.registry.records();
         let bytes = records.iter().map(|record| record.live.bytes).collect();
         let mut draft = Draft {
@@ -235,6 +277,8 @@ impl Maker {
                 .map(|record| record.definition)
                 .collect(),
             bytes,
+            given: &self.given,
+            ordered: HashSet::new(),
             is_changed: false,
         };
         let drafted: Vec<_> = orders
@@ -258,6 +302,7 @@ impl Maker {
                 (Ok(_), Err(error)) => Err(ChangeError::Disk(Arc::clone(error))),
                 (Ok(Effect::Gone(id)), Ok(())) => {
                     self.registry.remove(&id);
+                    self.given.last.remove(&id);
                     // The supervisor answers once the process has ended.
                     self.commands.send(Command::Remove { id, ended: answer });
                     continue;
@@ -272,13 +317,14 @@ impl Maker {
     }
 
     /// Makes a change that is on disk known to all, and has its action carried out.
-    fn publish(&self, effect: Effect) -> Changed {
+    fn publish(&mut self, effect: Effect) -> Changed {
         match effect {
             Effect::Gone(_) => None,
             Effect::New(definition) => {
                 let id = definition.id.clone();
                 let instance = self.registry.insert(definition);
-                self.commands.send(Command::Start(id));
+                let order = self.given.next(&id);
+                self.commands.send(Command::Start { id, order });
                 Some(instance)
             }
             Effect::Replaced(definition) => {
@@ -292,7 +338,8 @@ impl Maker {
                         ..Live::default()
                     };
                 });
-                self.commands.send(Command::Restart(id));
+                let order = self.given.next(&id);
+                self.commands.send(Command::Restart { id, order });
                 instance
             }
             Effect::Edited(definition, Some(Action::Restart)) if definition.is_key_entry() => {
@@ -310,12 +357,14 @@ impl Maker {
                         record.live.bytes = Bytes::default();
                     }
                 });
-                match action {
-                    Some(Action::Start) => self.commands.send(Command::Start(id)),
-                    Some(Action::Stop) => self.commands.send(Command::Stop(id)),
-                    Some(Action::Restart) => self.commands.send(Command::Restart(id)),
-                    Some(Action::Reset) | None => {}
-                }
+                let mut order = || self.given.next(&id);
+                let command = match action {
+                    Some(Action::Start) => Command::Start { order: order(), id },
+                    Some(Action::Stop) => Command::Stop { order: order(), id },
+                    Some(Action::Restart) => Command::Restart { order: order(), id },
+                    Some(Action::Reset) | None => return instance,
+                };
+                self.commands.send(command);
                 instance
             }
         }
@@ -331,14 +380,17 @@ enum Effect {
 }
 
 /// What is to be on disk.
-struct Draft {
+struct Draft<'a> {
     definitions: Vec<Arc<Definition>>,
     bytes: Vec<Bytes>,
+    given: &'a GivenOrders,
+    /// Instances for which this draft has an order that the supervisor will be given.
+    ordered: HashSet<String>,
     /// It is not what is on disk.
     is_changed: bool,
 }
 
-impl Draft {
+impl Draft<'_> {
     fn to_keep(&self) -> Vec<Instance> {
         self.definitions
             .iter()
@@ -353,10 +405,13 @@ impl Draft {
             Change::Edit { id, edit } => self.edit(&id, edit),
             Change::Replace { id, url } => self.replace(&id, url),
             Change::Remove { id } => self.remove(&id),
-            Change::Ended { id } => {
+            Change::Ended { id, order } => {
                 let place = self.find(&id)?;
                 let mut definition = Definition::clone(&self.definitions[place]);
-                definition.is_wanted = false;
+                // It had ended before what has been asked for since: the process of that counts.
+                if order == self.given.last(&id) && !self.ordered.contains(&id) {
+                    definition.is_wanted = false;
+                }
                 Ok(Effect::Edited(self.put(place, definition), None))
             }
         }
@@ -383,6 +438,7 @@ impl Draft {
             is_wanted: true,
             ..Definition::default()
         });
+        self.ordered.insert(definition.id.clone());
         self.definitions.push(Arc::clone(&definition));
         self.bytes.push(Bytes::default());
         self.is_changed = true;
@@ -418,6 +474,12 @@ impl Draft {
             }
             None => {}
         }
+        if matches!(
+            edit.action,
+            Some(Action::Start | Action::Stop | Action::Restart)
+        ) {
+            self.ordered.insert(id.to_owned());
+        }
         Ok(Effect::Edited(self.put(place, definition), edit.action))
     }
 
@@ -431,6 +493,7 @@ impl Draft {
         definition.url = url.url;
         definition.config = url.config;
         definition.is_wanted = true;
+        self.ordered.insert(id.to_owned());
         Ok(Effect::Replaced(self.put(place, definition)))
     }
 
@@ -492,6 +555,7 @@ mod tests {
                 registry: Arc::new(Registry::new(records)),
                 commands,
                 backup_interval: Duration::from_secs(3600),
+                given: GivenOrders::default(),
             };
             Self {
                 maker,
@@ -526,6 +590,22 @@ mod tests {
             answer.unwrap().unwrap().id
         }
 
+        /// The number of the last order that the supervisor is given.
+        fn last_order(&self) -> u64 {
+            let commands = std::iter::from_fn(|| self.mailbox.next());
+            let orders = commands.map(|command| match command {
+                Command::Start { order, .. }
+                | Command::Stop { order, .. }
+                | Command::Restart { order, .. } => order,
+                Command::Remove { .. } | Command::End => panic!("it is no order"),
+            });
+            orders.last().unwrap()
+        }
+
+        fn is_wanted(&self, id: &str) -> bool {
+            self.maker.registry.definition(id).unwrap().is_wanted
+        }
+
         /// What the next master would find.
         fn on_disk(&self) -> serde_json::Value {
             let text = std::fs::read(self.folder.join("nodepass.json")).unwrap();
@@ -546,7 +626,10 @@ mod tests {
         // Answer, memory and disk agree, and it is started.
         assert_eq!(bench.maker.registry.find(&id).unwrap().alias, "made");
         assert_eq!(bench.on_disk()["instances"][1]["id"], *id);
-        assert!(matches!(bench.mailbox.next(), Some(Command::Start(started)) if started == id));
+        assert!(matches!(
+            bench.mailbox.next(),
+            Some(Command::Start { id: started, .. }) if started == id
+        ));
         let edit = Edit {
             action: Some(Action::Restart),
             ..Edit::default()
@@ -557,6 +640,70 @@ mod tests {
         let key = answer.unwrap().unwrap().url;
         assert_eq!(bench.maker.registry.key_entry().url, key);
         assert_eq!(bench.on_disk()["instances"][0]["url"], *key);
+    }
+
+    fn act(id: &str, action: Action) -> Change {
+        let edit = Edit {
+            action: Some(action),
+            ..Edit::default()
+        };
+        let id = id.to_owned();
+        Change::Edit { id, edit }
+    }
+
+    fn ended(id: &str, order: u64) -> Change {
+        let id = id.to_owned();
+        Change::Ended { id, order }
+    }
+
+    #[test]
+    fn an_end_before_the_last_order_changes_nothing() {
+        let mut bench = Bench::new(|_| {});
+        let id = bench.create();
+        let first = bench.last_order();
+        // The process has ended, but before that is known, somebody asks for a start.
+        for action in [Action::Start, Action::Restart] {
+            bench.make(vec![act(&id, action)]);
+            bench.make(vec![ended(&id, first)]);
+            assert!(bench.is_wanted(&id), "{action:?}");
+            assert_eq!(bench.on_disk()["instances"][1]["status"], "running");
+        }
+        // The supervisor has had that order, and it has ended again: now as one that stays away.
+        let last = bench.last_order();
+        bench.make(vec![ended(&id, last)]);
+        assert!(!bench.is_wanted(&id));
+        assert_eq!(bench.on_disk()["instances"][1]["status"], "stopped");
+        // The same when one write serves both, whatever their order.
+        for changes in [
+            vec![act(&id, Action::Start), ended(&id, last)],
+            vec![ended(&id, last + 1), act(&id, Action::Start)],
+        ] {
+            bench.make(changes);
+            assert!(bench.is_wanted(&id));
+        }
+    }
+
+    #[test]
+    fn an_order_that_cannot_be_kept_does_not_count() {
+        let mut bench = Bench::new(|_| {});
+        let id = bench.create();
+        let last = bench.last_order();
+        let hindrance = bench.folder.join("nodepass.json.new");
+        std::fs::create_dir(&hindrance).unwrap();
+        let edit = Edit {
+            alias: Some(String::from("other")),
+            action: Some(Action::Start),
+            ..Edit::default()
+        };
+        let change = Change::Edit {
+            id: id.clone(),
+            edit,
+        };
+        bench.make(vec![change]).remove(0).unwrap_err();
+        assert!(bench.mailbox.next().is_none());
+        std::fs::remove_dir(&hindrance).unwrap();
+        bench.make(vec![ended(&id, last)]);
+        assert!(!bench.is_wanted(&id));
     }
 
     #[test]

@@ -42,7 +42,7 @@ use self::api::backend::Backend;
 use self::api::front::Front;
 use self::api::router::Router;
 use self::api::tcping::Tcping;
-use self::changes::{Changes, Maker};
+use self::changes::{Changes, GivenOrders, Maker};
 use self::host::Host;
 use self::registry::Registry;
 use self::store::{Store, StoreError};
@@ -220,6 +220,7 @@ impl Master<'_> {
             registry: Arc::clone(&registry),
             commands: commands.clone(),
             backup_interval: self.limits.reload_interval,
+            given: GivenOrders::default(),
         };
         let maker = spawn("changes", stack_size, move || maker.run())?;
         let ended = Arc::new(Event::new()?);

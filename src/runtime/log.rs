@@ -115,6 +115,19 @@ pub struct ForeignLines {
     queue: Queue,
 }
 
+#[cfg(all(test, feature = "master"))]
+impl ForeignLines {
+    /// Lines that nobody gets.
+    pub fn lost() -> Self {
+        Self {
+            queue: Queue {
+                sender: bounded(0).0,
+                lost_count: 0,
+            },
+        }
+    }
+}
+
 #[cfg(feature = "master")]
 impl ForeignLines {
     /// Writes one line; it has no end of line in it.

@@ -42,14 +42,15 @@ use crate::wire::checkpoint::Checkpoint;
 /// Who waits for the end of an instance.
 pub type EndWaiter = Option<Sender<Result<Changed, ChangeError>>>;
 
-/// What is to be done with a process.
+/// What is to be done with a process. Each `order` has a higher number than those before it.
+#[allow(missing_docs, reason = "the members are the same everywhere")]
 pub enum Command {
     /// Start the instance, if it does not run.
-    Start(String),
+    Start { id: String, order: u64 },
     /// Stop the instance.
-    Stop(String),
+    Stop { id: String, order: u64 },
     /// Stop the instance, and start it with what is known of it then.
-    Restart(String),
+    Restart { id: String, order: u64 },
     /// Stop the instance for good.
     Remove {
         /// Which one.
@@ -118,10 +119,15 @@ pub struct Supervisor {
     is_ending: bool,
 }
 
+/// The number of what nobody has ordered.
+const NO_ORDER: u64 = 0;
+
 /// One instance.
 struct Unit {
     state: State,
     cooldown: Cooldown,
+    /// The last order that has been carried out.
+    order: u64,
 }
 
 enum State {
@@ -256,10 +262,10 @@ impl Supervisor {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Start(id) => self.turn(&id, Then::Start, false),
-            Command::Restart(id) => self.turn(&id, Then::Start, true),
-            Command::Stop(id) => self.turn(&id, Then::Nothing, true),
-            Command::Remove { id, ended } => self.turn(&id, Then::Forget(ended), true),
+            Command::Start { id, order } => self.turn(&id, order, Then::Start, false),
+            Command::Restart { id, order } => self.turn(&id, order, Then::Start, true),
+            Command::Stop { id, order } => self.turn(&id, order, Then::Nothing, true),
+            Command::Remove { id, ended } => self.turn(&id, NO_ORDER, Then::Forget(ended), true),
             Command::End => {
                 self.is_ending = true;
                 self.returning.clear();
@@ -273,26 +279,31 @@ impl Supervisor {
                         })
                     );
                     if !is_forgotten {
-                        self.turn(&id, Then::Forget(None), true);
+                        self.turn(&id, NO_ORDER, Then::Forget(None), true);
                     }
                 }
             }
         }
     }
 
-    /// Brings an instance to what is asked for; the one that runs ends before if `ends` says so.
-    fn turn(&mut self, id: &str, then: Then, ends: bool) {
+    /// Brings an instance to what is asked for; the one that runs ends before if `ends` says so. One
+    /// that has exited does not run, whether or not that has been noticed.
+    fn turn(&mut self, id: &str, order: u64, then: Then, ends: bool) {
         let end_within = stop_timeout(&self.limits, &then);
         self.returning.retain(|returning| returning != id);
         let first_pause = self.limits.service_cooldown;
         let unit = self.units.entry(id.to_owned()).or_insert_with(|| Unit {
             state: State::Idle,
             cooldown: Cooldown::new(first_pause),
+            order,
         });
+        unit.order = unit.order.max(order);
         // Whoever gives an order expects it to be tried at once.
         unit.cooldown.reset();
         match std::mem::replace(&mut unit.state, State::Idle) {
-            State::Up(process) if !ends => unit.state = State::Up(process),
+            State::Up(process) if !ends && !process.has_exited() => {
+                unit.state = State::Up(process);
+            }
             State::Up(mut process) => {
                 process.ask_to_end();
                 unit.state = State::Ending {
@@ -335,7 +346,7 @@ impl Supervisor {
     /// Starts an instance after a pause, unless that is not wanted any more.
     fn launch_again(&mut self, id: &str) {
         match self.registry.definition(id) {
-            Some(definition) if !definition.restart => self.changes.note_end(id),
+            Some(definition) if !definition.restart => self.note_end(id),
             _ => self.launch(id),
         }
     }
@@ -372,7 +383,7 @@ impl Supervisor {
         };
         if !definition.restart {
             unit.state = State::Idle;
-            self.changes.note_end(id);
+            self.note_end(id);
             return;
         }
         let pause = unit.cooldown.next_pause();
@@ -432,10 +443,16 @@ impl Supervisor {
         log::error!("Instance {id} has ended by itself: {end}");
         if !definition.restart && end.is_success() {
             self.registry.set_status(id, Status::Stopped);
-            self.changes.note_end(id);
+            self.note_end(id);
             return;
         }
         self.pause(id, &definition);
+    }
+
+    /// Has it kept that an instance does not run any more.
+    fn note_end(&self, id: &str) {
+        let order = self.units.get(id).map_or(NO_ORDER, |unit| unit.order);
+        self.changes.note_end(id, order);
     }
 
     /// Takes what an instance has written.
@@ -474,7 +491,7 @@ impl Supervisor {
         }
         if let Some(id) = self.returning.pop_front() {
             self.next_return_at = now + INSTANCE_START_PAUSE;
-            self.turn(&id, Then::Start, false);
+            self.turn(&id, NO_ORDER, Then::Start, false);
         }
     }
 }
@@ -497,5 +514,124 @@ fn stop_timeout(limits: &Limits, then: &Then) -> Duration {
         Then::Nothing | Then::Start | Then::Forget(None) => {
             INSTANCE_STOP_TIMEOUT.max(limits.shutdown_timeout + grace)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::changes::{Change, Orders, queue};
+    use super::super::instance::{Kind, Live, Record};
+    use super::*;
+
+    const ID: &str = "0000000a";
+
+    /// A supervisor that is driven by hand, with one instance that is not started again. Its
+    /// process is this program, which has no test of the name that it is given, and ends.
+    fn supervisor() -> (Supervisor, Orders) {
+        let definition = Definition {
+            id: String::from(ID),
+            kind: Kind::Client,
+            is_wanted: true,
+            ..Definition::default()
+        };
+        let record = Record {
+            definition: Arc::new(definition),
+            live: Live::default(),
+        };
+        let (changes, orders) = queue();
+        let supervisor = Supervisor {
+            mailbox: mailbox().unwrap().1,
+            registry: Arc::new(Registry::new(vec![record])),
+            changes,
+            lines: ForeignLines::lost(),
+            limits: Limits::default(),
+            units: HashMap::new(),
+            returning: VecDeque::new(),
+            next_return_at: Instant::now(),
+            is_ending: false,
+        };
+        (supervisor, orders)
+    }
+
+    fn start(order: u64) -> Command {
+        Command::Start {
+            id: String::from(ID),
+            order,
+        }
+    }
+
+    impl Supervisor {
+        fn state(&self) -> &State {
+            &self.units[ID].state
+        }
+
+        fn process_id(&self) -> u32 {
+            match self.state() {
+                State::Up(process) => process.id(),
+                _ => panic!("it does not run"),
+            }
+        }
+
+        /// Waits until the process has exited, and looks at nothing else.
+        fn wait_exit(&self) {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !matches!(self.state(), State::Up(process) if process.has_exited()) {
+                assert!(Instant::now() < deadline, "it does not end");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+
+        /// Looks at what there is, as `run` does, until it is as wanted.
+        fn tend_until(&mut self, is_wanted: impl Fn(&Self) -> bool) {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !is_wanted(self) {
+                assert!(Instant::now() < deadline, "nothing happens");
+                for id in self.sleep() {
+                    self.read(&id, Instant::now());
+                }
+                self.tend(ID, Instant::now());
+            }
+        }
+    }
+
+    #[test]
+    fn an_end_is_told_of_with_the_last_order_before_it() {
+        let (mut supervisor, orders) = supervisor();
+        for order in [7, 9] {
+            supervisor.obey(start(order));
+            supervisor.wait_exit();
+            supervisor.tend_until(|supervisor| matches!(supervisor.state(), State::Idle));
+            let change = orders.next();
+            assert!(
+                matches!(&change, Some(Change::Ended { id, order: told }) if id == ID && *told == order),
+                "{change:?}"
+            );
+            assert_eq!(
+                supervisor.registry.find(ID).unwrap().status,
+                Status::Stopped
+            );
+        }
+    }
+
+    #[test]
+    fn a_start_after_an_end_that_nobody_has_noticed_is_a_start() {
+        let (mut supervisor, orders) = supervisor();
+        supervisor.obey(start(1));
+        let first = supervisor.process_id();
+        supervisor.wait_exit();
+        supervisor.obey(start(2));
+        supervisor.tend_until(|supervisor| matches!(supervisor.state(), State::Up(_)));
+        assert_ne!(supervisor.process_id(), first);
+        assert!(orders.next().is_none());
+        assert_eq!(
+            supervisor.registry.find(ID).unwrap().status,
+            Status::Running
+        );
+        supervisor.wait_exit();
+        supervisor.tend_until(|supervisor| matches!(supervisor.state(), State::Idle));
+        assert!(matches!(
+            orders.next(),
+            Some(Change::Ended { order: 2, .. })
+        ));
     }
 }

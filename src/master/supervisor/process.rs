@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use super::output::Lines;
 use crate::config::instance::with_checkpoints;
@@ -160,6 +160,14 @@ impl Process {
         }
     }
 
+    /// Returns whether it runs no more, though all that it wrote may not have been read yet. Does not
+    /// wait, and leaves [`Process::ended`] to tell how.
+    pub fn has_exited(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        self.pid()
+            .is_some_and(|pid| matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_))))
+    }
+
     /// Asks it to end.
     pub fn ask_to_end(&mut self) {
         self.outlook = Outlook::Ends;
@@ -171,9 +179,18 @@ impl Process {
         self.signal(Signal::KILL);
     }
 
+    /// Returns its number.
+    #[cfg(test)]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+    }
+
     fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        if let Some(pid) = pid {
+        if let Some(pid) = self.pid() {
             // It has not been waited for, so the number is still its own; one that has ended
             // takes no harm.
             let _ = kill_process(pid, signal);
