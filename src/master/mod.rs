@@ -33,7 +33,7 @@ pub mod supervisor;
 use std::fmt;
 use std::io;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -44,6 +44,7 @@ use self::api::router::Router;
 use self::api::tcping::Tcping;
 use self::changes::{Changes, GivenOrders, Maker};
 use self::host::Host;
+use self::instance::Record;
 use self::registry::Registry;
 use self::store::{Store, StoreError};
 use self::supervisor::{Command, Commands, Supervisor};
@@ -55,6 +56,7 @@ use crate::net::cover::{CoverError, ServerCover};
 use crate::net::listen::{ListenError, Listeners, Protocols, canonical};
 use crate::net::resolve::Resolver;
 use crate::runtime::cooldown::Cooldown;
+use crate::runtime::descriptors;
 use crate::runtime::event::Event;
 use crate::runtime::log::Log;
 use crate::runtime::shutdown::Signals;
@@ -97,6 +99,10 @@ impl fmt::Display for MasterError {
 
 /// Runs a master until a signal ends it.
 ///
+/// The folder of the state is locked before anything else. The API takes its address before an
+/// instance can; but the instances come back whatever becomes of it: they may be the way by which
+/// people reach this host.
+///
 /// Blocks: until SIGINT or SIGTERM, and then until all instances have ended, bounded.
 /// Errors: it will never run, or has failed; the reason has been logged.
 pub fn run(
@@ -113,7 +119,6 @@ pub fn run(
     Signals::outlive_file_limit().map_err(|error| never(MasterError::System(error)))?;
     let (store, records) = Store::open(limits.state_directory.as_deref())
         .map_err(|error| never(MasterError::Store(error)))?;
-    let mut cooldown = Cooldown::new(limits.service_cooldown);
     let master = Master {
         config,
         limits,
@@ -123,31 +128,29 @@ pub fn run(
             limits.stack_size,
         ),
     };
-    let door = loop {
-        let error = match master.open(signals, &store) {
-            Ok(door) => break door,
-            // What failed only because a signal came is no failure.
-            Err(_) if signals.wait(Some(Instant::now()), None) => return Ok(()),
-            Err(error) => error,
-        };
-        log::error!("Master error: {error}");
-        if !error.is_passing() {
-            return Err(error);
-        }
-        if cooldown.wait(signals) {
-            return Ok(());
-        }
+    let first = match master.open(signals, store.folder()) {
+        // What failed only because a signal came is no failure.
+        Err(_) if signals.wait(Some(Instant::now()), None) => return Ok(()),
+        Err(error) if !error.is_passing() => return Err(never(error)),
+        first => first,
     };
-    let registry = Arc::new(Registry::new(records));
-    let running = master
-        .start(door, store, registry, log)
+    let instances = master
+        .start_instances(store, records, log)
         .map_err(|error| never(MasterError::System(error)))?;
-    let is_told = signals.wait(None, Some(&running.ended));
+    let (api, is_told) = match master.open_api(first, &instances, signals) {
+        Ok(Opening::Open(api)) => {
+            let is_told = signals.wait(None, Some(&instances.ended));
+            (Some(api), Ok(is_told))
+        }
+        Ok(Opening::Told) => (None, Ok(true)),
+        Ok(Opening::Failed) => (None, Ok(false)),
+        Err(error) => (None, Err(error)),
+    };
     log::info!("Master stopping");
-    if running.stop(signals, limits) {
+    if instances.stop(api, signals, limits) {
         log::info!("Master stopped");
     }
-    if is_told {
+    if is_told? {
         return Ok(());
     }
     // Whoever started this program may start it again.
@@ -169,8 +172,104 @@ struct Door {
     backend: Backend,
 }
 
+/// What came of it that the API was to open.
+enum Opening {
+    Open(Api),
+    /// A signal came before.
+    Told,
+    /// The supervisor has failed before.
+    Failed,
+}
+
 impl Master<'_> {
-    fn open(&self, signals: &Signals, store: &Store) -> Result<Door, MasterError> {
+    /// Has the instances come back that are to run.
+    ///
+    /// Errors: the system is short of threads or descriptors.
+    fn start_instances(
+        &self,
+        store: Store,
+        records: Vec<Record>,
+        log: &Log,
+    ) -> io::Result<Instances> {
+        // Each instance takes some.
+        descriptors::raise_limit();
+        let stack_size = self.limits.stack_size;
+        let registry = Arc::new(Registry::new(records));
+        let folder = store.folder().to_owned();
+        let (commands, mailbox) = supervisor::mailbox()?;
+        let (changes, orders) = changes::queue();
+        let maker = Maker {
+            orders,
+            store,
+            registry: Arc::clone(&registry),
+            commands: commands.clone(),
+            backup_interval: self.limits.reload_interval,
+            given: GivenOrders::default(),
+        };
+        let maker = spawn("changes", stack_size, move || maker.run())?;
+        let ended = Arc::new(Event::new()?);
+        let supervisor = Supervisor::start(
+            mailbox,
+            Arc::clone(&registry),
+            changes.clone(),
+            log.foreign_lines(),
+            self.limits.clone(),
+            Arc::clone(&ended),
+        )?;
+        Ok(Instances {
+            started_at: Instant::now(),
+            folder,
+            registry,
+            changes,
+            maker,
+            commands,
+            supervisor,
+            ended,
+        })
+    }
+
+    /// Opens the API, however often that has to be tried after the `first` time.
+    ///
+    /// Blocks: until it is open, or the master is to end.
+    /// Errors: it will never open; the reason has been logged.
+    fn open_api(
+        &self,
+        first: Result<Door, MasterError>,
+        instances: &Instances,
+        signals: &Signals,
+    ) -> Result<Opening, MasterError> {
+        let mut cooldown = Cooldown::new(self.limits.service_cooldown);
+        let mut opened = first;
+        loop {
+            let error = match opened {
+                Ok(door) => {
+                    let started = self.start_api(door, instances);
+                    return started.map(Opening::Open).map_err(|error| {
+                        let error = MasterError::System(error);
+                        log::error!("Master error: {error}");
+                        error
+                    });
+                }
+                // What failed only because a signal came is no failure.
+                Err(_) if signals.wait(Some(Instant::now()), None) => return Ok(Opening::Told),
+                Err(error) => error,
+            };
+            log::error!("Master error: {error}");
+            if !error.is_passing() {
+                return Err(error);
+            }
+            if cooldown.wait_beside(signals, Some(&instances.ended)) {
+                return Ok(Opening::Told);
+            }
+            if instances.ended.is_raised() {
+                return Ok(Opening::Failed);
+            }
+            opened = self.open(signals, &instances.folder);
+        }
+    }
+
+    /// Takes the address of the API, with a certificate and the server behind.
+    fn open(&self, signals: &Signals, state_folder: &Path) -> Result<Door, MasterError> {
         let options = &self.config.options;
         let (certificate, key) = (&options.certificate_file, &options.key_file);
         let cover = ServerCover::new(
@@ -195,7 +294,7 @@ impl Master<'_> {
         let Some(listener) = listeners.map_err(MasterError::Listen)?.tcp else {
             unreachable!("it was asked for")
         };
-        let folders: Vec<PathBuf> = vec![std::env::temp_dir(), store.folder().to_owned()];
+        let folders: Vec<PathBuf> = vec![std::env::temp_dir(), state_folder.to_owned()];
         let backend = Backend::start(folders).map_err(MasterError::System)?;
         Ok(Door {
             listener,
@@ -204,42 +303,19 @@ impl Master<'_> {
         })
     }
 
-    fn start(
-        &self,
-        door: Door,
-        store: Store,
-        registry: Arc<Registry>,
-        log: &Log,
-    ) -> io::Result<Running> {
+    /// Serves whoever comes in.
+    ///
+    /// Errors: the system is short of threads or descriptors.
+    fn start_api(&self, door: Door, instances: &Instances) -> io::Result<Api> {
         let stack_size = self.limits.stack_size;
-        let (commands, mailbox) = supervisor::mailbox()?;
-        let (changes, orders) = changes::queue();
-        let maker = Maker {
-            orders,
-            store,
-            registry: Arc::clone(&registry),
-            commands: commands.clone(),
-            backup_interval: self.limits.reload_interval,
-            given: GivenOrders::default(),
-        };
-        let maker = spawn("changes", stack_size, move || maker.run())?;
-        let ended = Arc::new(Event::new()?);
-        let supervisor = Supervisor::start(
-            mailbox,
-            Arc::clone(&registry),
-            changes.clone(),
-            log.foreign_lines(),
-            self.limits.clone(),
-            Arc::clone(&ended),
-        )?;
         let router = Arc::new(Router {
             config: self.config.clone(),
             limits: self.limits.clone(),
-            registry: Arc::clone(&registry),
-            changes: changes.clone(),
+            registry: Arc::clone(&instances.registry),
+            changes: instances.changes.clone(),
             host: Host::default(),
             tcping: Tcping::new(self.resolver.clone()),
-            started_at: Instant::now(),
+            started_at: instances.started_at,
         });
         // Each connection has one request under way at most.
         let handlers_max = API_CONNECTIONS_MAX + API_THREADS_ENDING_MAX;
@@ -266,31 +342,32 @@ impl Master<'_> {
         let address = canonical(front.address());
         let prefix = &self.config.api_prefix;
         log::info!("API listening on tcp {address}: {scheme}://{address}{prefix}/v1");
-        Ok(Running {
+        Ok(Api {
             front,
             backend: door.backend,
             handlers,
             dispatcher,
             reloader,
             is_stopping,
-            registry,
-            changes,
-            maker,
-            commands,
-            supervisor,
-            ended,
         })
     }
 }
 
-/// A master that runs.
-struct Running {
+/// The API of a master that runs.
+struct Api {
     front: Front,
     backend: Backend,
     handlers: Crew,
     dispatcher: JoinHandle<()>,
     reloader: JoinHandle<()>,
     is_stopping: Arc<Event>,
+}
+
+/// The instances of a master that runs, and what is kept of them.
+struct Instances {
+    started_at: Instant,
+    /// Where that is.
+    folder: PathBuf,
     registry: Arc<Registry>,
     changes: Changes,
     maker: JoinHandle<()>,
@@ -300,14 +377,16 @@ struct Running {
     ended: Arc<Event>,
 }
 
-impl Running {
+impl Instances {
     /// Ends everything: no more requests, then the instances, then the state is written and
     /// subscribers are told; returns whether all of it came about.
     ///
     /// Blocks: until then, bounded; a second signal cuts it short, and the instances are killed.
-    fn stop(self, signals: &Signals, limits: &Limits) -> bool {
-        self.front.drain();
-        self.is_stopping.raise();
+    fn stop(self, api: Option<Api>, signals: &Signals, limits: &Limits) -> bool {
+        if let Some(api) = &api {
+            api.front.drain();
+            api.is_stopping.raise();
+        }
         self.commands.send(Command::End);
         // Those that take their time, and those that have to be killed.
         let patience = limits.shutdown_timeout.max(Duration::from_secs(5));
@@ -317,14 +396,23 @@ impl Running {
         }
         self.registry.close();
         self.changes.end();
-        let threads = [self.maker, self.reloader];
-        let has_panicked = threads.into_iter().any(|thread| thread.join().is_err());
+        let is_kept = self.maker.join().is_ok();
+        let is_closed = api.is_none_or(Api::close);
+        // One that hangs would keep the program from ending.
+        let has_ended = self.ended.is_raised() && self.supervisor.join().is_ok();
+        is_kept && is_closed && has_ended
+    }
+}
+
+impl Api {
+    /// Ends all connections; returns whether no thread has failed.
+    ///
+    /// Blocks: until then, bounded.
+    fn close(self) -> bool {
+        let has_reloaded = self.reloader.join().is_ok();
         self.backend.close();
         self.handlers.close(STOP_TIMEOUT);
         self.front.stop(Instant::now() + STOP_TIMEOUT);
-        let has_panicked = self.dispatcher.join().is_err() || has_panicked;
-        // One that hangs would keep the program from ending.
-        let has_ended = self.ended.is_raised() && self.supervisor.join().is_ok();
-        has_ended && !has_panicked
+        self.dispatcher.join().is_ok() && has_reloaded
     }
 }

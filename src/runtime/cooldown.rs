@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
+use super::event::Event;
 use super::shutdown::Signals;
 use crate::limits::COOLDOWN_FACTOR_MAX;
 
@@ -29,9 +30,14 @@ impl Cooldown {
     ///
     /// Blocks: for the next pause, or until the signal.
     pub fn wait(&mut self, signals: &Signals) -> bool {
+        self.wait_beside(signals, None)
+    }
+
+    /// The same; does not wait on when `event` is raised.
+    pub fn wait_beside(&mut self, signals: &Signals, event: Option<&Event>) -> bool {
         let pause = self.next_pause();
         log::info!("Trying again in {:.1} s", pause.as_secs_f64());
-        signals.wait(Some(Instant::now() + pause), None)
+        signals.wait(Some(Instant::now() + pause), event)
     }
 
     /// Begins anew: the last attempt was a success for a while.

@@ -1,6 +1,7 @@
 //! How a master lives and ends, whatever its children and its own output do.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -220,4 +221,137 @@ fn address_that_is_taken_is_a_clear_error_until_it_is_free() {
     program.wait_complaint(&["ERROR", &address.to_string(), "in use"]);
     drop(target);
     assert_eq!(listening_at(&program), address);
+}
+
+/// A folder with an instance that serves, and a master for it whose address is taken.
+struct Shut {
+    folder: Arc<StateFolder>,
+    settings: Settings,
+    address: SocketAddr,
+    entry: SocketAddr,
+    holder: TcpListener,
+    _target: TcpServer,
+}
+
+impl Shut {
+    fn new() -> Self {
+        let target = TcpServer::echo();
+        let entry = free_address_beside(&[target.address()]);
+        let mut master = Master::start();
+        let url = format!("client://{entry}/{}?mode=1", target.address());
+        master.create_running(&url);
+        assert_eq!(master.stop(), 0);
+        let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = holder.local_addr().unwrap();
+        let settings = Settings {
+            place: format!("{address}/api"),
+            ..Settings::default()
+        };
+        Self {
+            folder: Arc::clone(master.folder()),
+            settings,
+            address,
+            entry,
+            holder,
+            _target: target,
+        }
+    }
+
+    fn start(&self) -> Program {
+        self.settings.launch(self.folder.path()).start()
+    }
+
+    #[track_caller]
+    fn wait_served(&self) {
+        eventually("a visitor that is served", || {
+            try_exchange(&try_dial(self.entry).ok()?, b"through the instance").ok()
+        });
+    }
+}
+
+#[test]
+fn instances_come_back_though_the_address_of_the_api_is_taken() {
+    let shut = Shut::new();
+    let mut program = shut.start();
+    shut.wait_served();
+    program.wait_complaint(&["ERROR", &shut.address.to_string(), "in use"]);
+    assert_eq!(program.count("API listening"), 0);
+    drop(shut.holder);
+    assert_eq!(listening_at(&program), shut.address);
+    // The instance is that of before, and the API has it.
+    assert_eq!(program.count("Client started"), 1);
+    let state = shut.folder.read();
+    let key = state["instances"][0]["url"].as_str().unwrap();
+    let fields = [("X-API-Key", key), ("Connection", "close")];
+    let mut connection = Connection::dial(shut.address).unwrap();
+    let answer = connection.request("GET", "/api/v1/instances", &fields, None);
+    assert_eq!(answer.unwrap().json()[1]["status"], "running");
+    program.signal(Signal::TERM);
+    assert_eq!(program.wait_exit(), 0);
+    wait_refused(shut.entry);
+}
+
+#[test]
+fn master_whose_address_is_taken_ends_in_good_order() {
+    let shut = Shut::new();
+    let mut program = shut.start();
+    shut.wait_served();
+    program.wait_complaint(&["ERROR", "in use"]);
+    let children = children_of(program.id());
+    assert_eq!(children.len(), 1);
+    program.signal(Signal::TERM);
+    assert_eq!(program.wait_exit(), 0);
+    assert!(!children[0].is_alive());
+    assert_eq!(program.count("Client stopped"), 1);
+    // What it has served is kept.
+    let served = shut.folder.read()["instances"][1]["tcprx"].as_u64();
+    assert!(served >= Some(20), "{served:?}");
+}
+
+#[test]
+fn nothing_of_another_master_is_started() {
+    let shut = Shut::new();
+    // The folder is locked, though the API is not open yet.
+    let first = shut.start();
+    shut.wait_served();
+    let outcome = shut.settings.launch(shut.folder.path()).run();
+    assert_eq!(outcome.status, 1);
+    assert!(
+        !outcome.output.contains("Client started"),
+        "{}",
+        outcome.output
+    );
+    drop(first);
+    wait_refused(shut.entry);
+    // A certificate that cannot be used ends it before anything has begun.
+    let settings = shut
+        .settings
+        .options("log=info&tls=2&crt=/missing&key=/missing");
+    let outcome = settings.launch(shut.folder.path()).run();
+    assert_eq!(outcome.status, 1);
+    assert!(outcome.output.contains("/missing"), "{}", outcome.output);
+    assert!(
+        !outcome.output.contains("Client started"),
+        "{}",
+        outcome.output
+    );
+}
+
+#[test]
+fn instance_does_not_take_the_address_of_the_api() {
+    let Shut {
+        folder,
+        entry,
+        _target,
+        ..
+    } = Shut::new();
+    let settings = Settings {
+        place: format!("{entry}/api"),
+        ..Settings::default()
+    };
+    let master = Master::start_on(&folder, settings);
+    assert_eq!(master.address(), entry);
+    let id = master.instances()[0]["id"].as_str().unwrap().to_owned();
+    master.wait_status(&id, "error");
+    assert_eq!(master.count("Master error"), 0);
 }
