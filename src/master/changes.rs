@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -129,11 +130,14 @@ enum Order {
 #[derive(Clone)]
 pub struct Changes {
     orders: Sender<Order>,
+    /// No more changes are made, whatever waits.
+    is_over: Arc<AtomicBool>,
 }
 
 /// The thread's end of it.
 pub struct Orders {
     receiver: Receiver<Order>,
+    is_over: Arc<AtomicBool>,
 }
 
 #[cfg(test)]
@@ -150,7 +154,12 @@ impl Orders {
 /// Returns both ends of a queue of changes.
 pub fn queue() -> (Changes, Orders) {
     let (sender, receiver) = bounded(CHANGE_QUEUE_MAX);
-    (Changes { orders: sender }, Orders { receiver })
+    let is_over = Arc::new(AtomicBool::new(false));
+    let changes = Changes {
+        orders: sender,
+        is_over: Arc::clone(&is_over),
+    };
+    (changes, Orders { receiver, is_over })
 }
 
 impl Changes {
@@ -180,12 +189,12 @@ impl Changes {
         let _ = self.orders.try_send(Order::Make(change, None));
     }
 
-    /// Has everything written, and no more changes made.
-    ///
-    /// Blocks: until there is room in the queue, bounded.
+    /// Has everything written, and no more changes made. Does not wait.
     pub fn end(&self) {
-        // If it is full the state on disk is that of the last change all the same.
-        let _ = self.orders.send_timeout(Order::End, CHANGE_TIMEOUT);
+        // In a full queue there is no room to say it, and nobody who sleeps either.
+        if self.orders.try_send(Order::End).is_err() {
+            self.is_over.store(true, Ordering::Release);
+        }
     }
 }
 
@@ -231,7 +240,7 @@ impl Maker {
     /// Makes changes until it is told to end; writes everything once more then.
     ///
     /// Blocks: until then.
-    pub fn run(mut self) {
+    pub fn run(&mut self) {
         let mut backup_at = Instant::now() + self.backup_interval;
         let mut is_ending = false;
         while !is_ending {
@@ -251,6 +260,7 @@ impl Maker {
             if !batch.is_empty() {
                 self.carry_out(batch);
             }
+            is_ending |= self.orders.is_over.load(Ordering::Acquire);
             if Instant::now() >= backup_at {
                 backup_at = Instant::now() + self.backup_interval;
                 self.keep_all("the backup", Store::save_backup);
@@ -537,6 +547,7 @@ mod tests {
     /// A maker that is driven by hand, on a folder that is removed with it.
     struct Bench {
         maker: Maker,
+        changes: Changes,
         mailbox: Mailbox,
         folder: PathBuf,
     }
@@ -547,7 +558,7 @@ mod tests {
             let folder = std::env::temp_dir().join(format!("changes-{random:016x}"));
             let (mut store, records) = Store::open(Some(&folder)).unwrap();
             prepare(&mut store);
-            let (_, orders) = queue();
+            let (changes, orders) = queue();
             let (commands, mailbox) = mailbox().unwrap();
             let maker = Maker {
                 orders,
@@ -559,6 +570,7 @@ mod tests {
             };
             Self {
                 maker,
+                changes,
                 mailbox,
                 folder,
             }
@@ -704,6 +716,17 @@ mod tests {
         std::fs::remove_dir(&hindrance).unwrap();
         bench.make(vec![ended(&id, last)]);
         assert!(!bench.is_wanted(&id));
+    }
+
+    #[test]
+    fn a_full_queue_keeps_nobody_from_ending() {
+        let mut bench = Bench::new(|_| {});
+        for _ in 0..CHANGE_QUEUE_MAX {
+            bench.changes.note_end("", 0);
+        }
+        assert!(bench.changes.orders.is_full());
+        bench.changes.end();
+        bench.maker.run();
     }
 
     #[test]

@@ -50,14 +50,15 @@ use self::store::{Store, StoreError};
 use self::supervisor::{Command, Commands, Supervisor};
 use crate::config::Config;
 use crate::limits::{
-    API_CONNECTIONS_MAX, API_THREADS_ENDING_MAX, INSTANCE_STOP_TIMEOUT, Limits, STOP_TIMEOUT,
+    API_CONNECTIONS_MAX, API_THREADS_ENDING_MAX, CHANGE_TIMEOUT, INSTANCE_STOP_TIMEOUT, Limits,
+    STOP_TIMEOUT,
 };
 use crate::net::cover::{CoverError, ServerCover};
 use crate::net::listen::{ListenError, Listeners, Protocols, canonical};
 use crate::net::resolve::Resolver;
 use crate::runtime::cooldown::Cooldown;
 use crate::runtime::descriptors;
-use crate::runtime::event::Event;
+use crate::runtime::event::{Event, RaisedAtEnd};
 use crate::runtime::log::Log;
 use crate::runtime::shutdown::Signals;
 use crate::runtime::threads::{Crew, spawn};
@@ -198,7 +199,7 @@ impl Master<'_> {
         let folder = store.folder().to_owned();
         let (commands, mailbox) = supervisor::mailbox()?;
         let (changes, orders) = changes::queue();
-        let maker = Maker {
+        let mut maker = Maker {
             orders,
             store,
             registry: Arc::clone(&registry),
@@ -206,7 +207,12 @@ impl Master<'_> {
             backup_interval: self.limits.reload_interval,
             given: GivenOrders::default(),
         };
-        let maker = spawn("changes", stack_size, move || maker.run())?;
+        let kept = Arc::new(Event::new()?);
+        let on_end = RaisedAtEnd(Arc::clone(&kept));
+        let maker = spawn("changes", stack_size, move || {
+            let _on_end = on_end;
+            maker.run();
+        })?;
         let ended = Arc::new(Event::new()?);
         let supervisor = Supervisor::start(
             mailbox,
@@ -222,6 +228,7 @@ impl Master<'_> {
             registry,
             changes,
             maker,
+            kept,
             commands,
             supervisor,
             ended,
@@ -371,6 +378,8 @@ struct Instances {
     registry: Arc<Registry>,
     changes: Changes,
     maker: JoinHandle<()>,
+    /// Raised when the thread of changes has ended, and so everything has been kept.
+    kept: Arc<Event>,
     commands: Commands,
     supervisor: JoinHandle<()>,
     /// Raised when the supervisor has ended.
@@ -396,7 +405,16 @@ impl Instances {
         }
         self.registry.close();
         self.changes.end();
-        let is_kept = self.maker.join().is_ok();
+        // A disk may hang, and with it the thread.
+        if signals.wait(Some(Instant::now() + CHANGE_TIMEOUT), Some(&self.kept)) {
+            return false;
+        }
+        let is_kept = if self.kept.is_raised() {
+            self.maker.join().is_ok()
+        } else {
+            log::error!("The last state cannot be written in time; the one before stays");
+            false
+        };
         let is_closed = api.is_none_or(Api::close);
         // One that hangs would keep the program from ending.
         let has_ended = self.ended.is_raised() && self.supervisor.join().is_ok();

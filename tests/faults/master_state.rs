@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{env, thread};
 
-use rustix::process::geteuid;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::{Signal, geteuid};
 use serde_json::{Value, json};
 
 use crate::support::eventually;
@@ -266,7 +267,7 @@ impl Life {
                 scope.spawn(move || while model.advance(master, &mut random).is_some() {});
             }
             thread::sleep(wait);
-            master.signal(rustix::process::Signal::KILL);
+            master.signal(Signal::KILL);
         });
         master.wait_exit();
         self.wait_nobody();
@@ -533,4 +534,27 @@ fn state_file_that_may_grow_no_further_keeps_what_it_has() {
         "x".repeat(250)
     );
     check_works(&mut master, &id, "after");
+}
+
+#[test]
+fn second_signal_ends_a_master_whose_disk_hangs() {
+    let mut master = Master::start();
+    master.create_running(IDLE);
+    let child = master.wait_child();
+    // Whoever opens it to write waits until somebody reads.
+    let hanging = master.folder().file("nodepass.json.new");
+    mknodat(CWD, &hanging, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    master.signal(Signal::TERM);
+    child.wait_gone();
+    // All instances have ended: what is left is the state.
+    eventually("the end of the supervisor", || {
+        let threads = fs::read_dir(format!("/proc/{}/task", master.id())).unwrap();
+        let mut names = threads
+            .flatten()
+            .map(|thread| fs::read_to_string(thread.path().join("comm")).unwrap_or_default());
+        (!names.any(|name| name.trim() == "supervisor")).then_some(())
+    });
+    assert!(master.is_running(), "it does not wait for the disk");
+    master.signal(Signal::TERM);
+    assert_eq!(master.wait_exit(), 0);
 }

@@ -34,7 +34,7 @@ use crate::limits::{
     SILENT_INTERVALS_MAX,
 };
 use crate::runtime::cooldown::Cooldown;
-use crate::runtime::event::{Bell, Event, timespec};
+use crate::runtime::event::{Bell, Event, RaisedAtEnd, timespec};
 use crate::runtime::log::ForeignLines;
 use crate::runtime::threads::spawn;
 use crate::wire::checkpoint::Checkpoint;
@@ -493,15 +493,6 @@ impl Supervisor {
             self.next_return_at = now + INSTANCE_START_PAUSE;
             self.turn(&id, NO_ORDER, Then::Start, false);
         }
-    }
-}
-
-/// Raises an event when the thread that has it ends, by a panic as well.
-struct RaisedAtEnd(Arc<Event>);
-
-impl Drop for RaisedAtEnd {
-    fn drop(&mut self) {
-        self.0.raise();
     }
 }
 
