@@ -212,6 +212,8 @@ pub struct Maker {
     pub backup_interval: Duration,
     /// The last order that the supervisor has been given for each instance.
     pub given: GivenOrders,
+    /// Memory has what could not be written.
+    pub is_ahead: bool,
 }
 
 /// Numbers of the orders that the supervisor has been given.
@@ -289,8 +291,15 @@ impl Maker {
             bytes,
             given: &self.given,
             ordered: HashSet::new(),
-            is_changed: false,
+            is_changed: self.is_ahead,
         };
+        let ends: Vec<(String, u64)> = orders
+            .iter()
+            .filter_map(|(change, _)| match change {
+                Change::Ended { id, order } => Some((id.clone(), *order)),
+                _ => None,
+            })
+            .collect();
         let drafted: Vec<_> = orders
             .into_iter()
             .map(|(change, answer)| (draft.apply(change), answer))
@@ -300,7 +309,19 @@ impl Maker {
         } else {
             Ok(())
         };
+        if written.is_ok() {
+            self.is_ahead = false;
+        }
         if let Err(error) = &written {
+            // An instance has ended whether or not that can be kept: the next write has it.
+            for (id, order) in ends {
+                if order == self.given.last(&id) {
+                    self.registry.change(&id, |record| {
+                        Arc::make_mut(&mut record.definition).is_wanted = false;
+                    });
+                    self.is_ahead = true;
+                }
+            }
             log::error!(
                 "Cannot write the state in {}: {error}; the change is not made",
                 self.store.folder().display()
@@ -567,6 +588,7 @@ mod tests {
                 commands,
                 backup_interval: Duration::from_secs(3600),
                 given: GivenOrders::default(),
+                is_ahead: false,
             };
             Self {
                 maker,
@@ -716,6 +738,31 @@ mod tests {
         std::fs::remove_dir(&hindrance).unwrap();
         bench.make(vec![ended(&id, last)]);
         assert!(!bench.is_wanted(&id));
+    }
+
+    #[test]
+    fn an_end_that_cannot_be_written_is_kept_with_the_next_change() {
+        let mut bench = Bench::new(|_| {});
+        let id = bench.create();
+        let last = bench.last_order();
+        let hindrance = bench.folder.join("nodepass.json.new");
+        std::fs::create_dir(&hindrance).unwrap();
+        let edit = Edit {
+            alias: Some(String::from("other")),
+            ..Edit::default()
+        };
+        let change = Change::Edit {
+            id: id.clone(),
+            edit,
+        };
+        bench.make(vec![change, ended(&id, last)]);
+        assert!(!bench.is_wanted(&id));
+        // Nothing else of what failed with it has come about.
+        assert_eq!(bench.maker.registry.find(&id).unwrap().alias, "made");
+        std::fs::remove_dir(&hindrance).unwrap();
+        // Whatever it is, even one that changes nothing more.
+        bench.make(vec![act(&id, Action::Stop)]);
+        assert_eq!(bench.on_disk()["instances"][1]["status"], "stopped");
     }
 
     #[test]

@@ -206,6 +206,7 @@ impl Master<'_> {
             commands: commands.clone(),
             backup_interval: self.limits.reload_interval,
             given: GivenOrders::default(),
+            is_ahead: false,
         };
         let kept = Arc::new(Event::new()?);
         let on_end = RaisedAtEnd(Arc::clone(&kept));
