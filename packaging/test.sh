@@ -30,6 +30,25 @@ else
     verified='no systemd-analyze here, so the unit was not verified'
 fi
 
+# A URL that cannot be used ends the program with the status that keeps the unit from starting it
+# again.
+status=0
+NODEPASS_URL=server://:99999/:1 "$nodepass" >/dev/null 2>&1 || status=$?
+grep -qxF "RestartPreventExitStatus=$status" "$unit" || fail "status $status would be tried again"
+
+# The key is in no argument.
+! grep -q '^ExecStart=.*[$%]' "$unit" || fail 'the unit has more arguments than the program'
+
+# The image lets its user write where a master keeps its instances, and that outlives it.
+user=$(sed -n 's/^USER //p' packaging/Dockerfile)
+state=$(sed -n 's/^ENV NP_STATE_DIR=//p' packaging/Dockerfile)
+grep -qxF "VOLUME $state" packaging/Dockerfile || fail "$state of the image is no volume"
+grep -q "chown $user /image$state\$" packaging/Dockerfile || fail "$state is not that of $user"
+
+# Whoever stops it waits for as long as the unit does.
+wait=$(sed -n 's/^TimeoutStopSec=//p' "$unit")
+grep -q "^docker run .*--stop-timeout $wait " README.md || fail "README's docker does not wait $wait s"
+
 # Every URL of the sample, the commented ones as well, is one that the program takes.
 urls=$(sed -n 's/^#*NODEPASS_URL=//p' packaging/nodepass.env)
 [ -n "$urls" ] || fail 'no URL in nodepass.env'
