@@ -92,14 +92,38 @@ procd_open_instance() {
     record "$instance: open"
 }
 
+# As the real one: it takes a table, an array or one value, and no other names than it knows. An
+# empty argument would end a table.
 procd_set_param() {
     local name="$1" value
     shift
+    case $name in
+    env|limits)
+        for value in "$@"; do
+            case $value in
+            [A-Za-z]*=*) ;;
+            *) record "$instance: procd takes no $name '$value'" ;;
+            esac
+        done
+        ;;
+    respawn) [ $# -eq 3 ] || record "$instance: procd takes three numbers for respawn" ;;
+    command) [ $# -gt 0 ] || record "$instance: procd takes no empty command" ;;
+    user|term_timeout|stdout|stderr)
+        [ $# -eq 1 ] || record "$instance: procd takes one value for $name"
+        ;;
+    *) record "$instance: procd takes no $name" ;;
+    esac
     case $name in
     env)
         for value in "$@"; do
             record "$instance: env $value"
         done
+        ;;
+    term_timeout|stdout|stderr)
+        case $1 in
+        ''|*[!0-9]*) record "$instance: procd takes a number for $name" ;;
+        esac
+        record "$instance: $name $1"
         ;;
     *) record "$instance: $name $*" ;;
     esac
@@ -153,6 +177,7 @@ given() {
         start_service
     ) 2>"$folder/errors" || fail "the init script ended with status $?"
     [ ! -s "$folder/errors" ] || fail "the init script wrote: $(cat "$folder/errors")"
+    ! grep -q ': procd takes' "$folder/record" || fail 'procd would not understand that'
 }
 
 fail() {
@@ -578,38 +603,56 @@ done
 
 # ---- the package ----------------------------------------------------------------------------
 
-# Enough of the build tree for make to read the package's file.
-mkdir -p "$folder/tree/include" "$folder/tree/feeds/packages/lang/rust"
-# shellcheck disable=SC2016
-echo 'INCLUDE_DIR=$(TOPDIR)/include' >"$folder/tree/rules.mk"
-cat >"$folder/tree/include/package.mk" <<'END'
+# Enough of a build tree for make to read the package's file: with Rust in the packages feed, and
+# with Rust in OpenWrt itself.
+for tree in feed own; do
+    mkdir -p "$folder/$tree/include" "$folder/$tree/feeds/packages/lang/rust"
+    # shellcheck disable=SC2016
+    echo 'INCLUDE_DIR=$(TOPDIR)/include' >"$folder/$tree/rules.mk"
+    cat >"$folder/$tree/include/package.mk" <<'END'
 define BuildPackage
 $(eval $(Package/$(1)))
-$(info package $(1): $(VARIANT): $(DEPENDS): $(strip $(Package/$(1)/conffiles)))
+$(info package $(1): $(VARIANT): $(strip $(DEPENDS)): $(strip $(Package/$(1)/conffiles)))
 endef
 END
-echo 'RUST_ARCH_DEPENDS:=@rust' >"$folder/tree/feeds/packages/lang/rust/rust-package.mk"
-
-# make_says VARIANT VARIABLE: its value when this variant is built.
-make_says() {
-    make --no-print-directory -s -f Makefile -f - TOPDIR="$folder/tree" BUILD_VARIANT="$1" print <<END
-print:
-	@echo '$2: \$($2)'
+done
+cat >"$folder/feed/feeds/packages/lang/rust/rust-package.mk" <<'END'
+RUST_ARCH_DEPENDS:=@rust
+CARGO_PKG_VARS=CC=gcc
+CARGO_PKG_ARGS=--locked
 END
+cat >"$folder/own/include/rust-package.mk" <<'END'
+RUST_ARCH_DEPENDS:=@rust
+RUST_PKG_DEPENDS=@toolchain $(RUST_ARCH_DEPENDS) $(if $(filter 1,$(RUST_PREFER_DYNAMIC)),+libstd)
+RUST_PREFER_DYNAMIC?=1
+CARGO_PKG_VARS=CC=gcc
+CARGO_PKG_ARGS:=--offline --locked
+END
+
+# make_says TREE VARIANT VARIABLE: its value when this variant is built.
+make_says() {
+    make --no-print-directory -s -f Makefile -f - TOPDIR="$folder/$1" BUILD_VARIANT="$2" print <<END
+print:
+	\$(info $3: \$($3))@:
+END
+}
+
+# made TREE VARIANT VARIABLE: the value alone.
+made() {
+    make_says "$@" | sed -n "s/^$3: *//p"
 }
 
 test='the features of each variant are those of the program'
 known=$(sed -n '/^\[features\]/,/^\[dep/s/^\([a-z0-9-]*\) = .*/\1/p' ../Cargo.toml)
 for variant in full router minimal; do
-    make_says "$variant" RUST_PKG_FEATURES >"$folder/made"
+    make_says feed "$variant" RUST_PKG_FEATURES >"$folder/made"
     features=$(sed -n 's/^RUST_PKG_FEATURES: //p' "$folder/made")
     [ -n "$features" ] || fail "$variant: no features"
     for feature in $features; do
         checks=$((checks + 1))
         printf '%s\n' "$known" | grep -qxF "$feature" || fail "$variant: no feature $feature"
     done
-    make_says "$variant" CARGO_PKG_ARGS | grep -q -- '--no-default-features' ||
-        fail "$variant: the default features are in"
+    equal "$(made feed "$variant" CARGO_PKG_ARGS)" '--locked --no-default-features'
     equal "$features" "$(../scripts/features.sh "$variant" | tr ',' ' ')"
 done
 
@@ -619,15 +662,34 @@ expect "package nodepass: router: @rust +ca-bundle: /etc/config/nodepass"
 expect "package nodepass-full: full: @rust +ca-bundle @(aarch64||arm||i386||mips64el||riscv64||x86_64): /etc/config/nodepass"
 expect "package nodepass-minimal: minimal: @rust +ca-bundle: /etc/config/nodepass"
 
+test='Rust of OpenWrt itself: its dependencies, and crates may be fetched'
+equal "$(made feed router PKG_BUILD_DEPENDS)" 'rust/host'
+equal "$(made own router PKG_BUILD_DEPENDS)" ''
+equal "$(made own router CARGO_PKG_ARGS)" '--locked --no-default-features'
+make_says own router PKG_NAME | grep '^package ' >"$folder/record" || :
+expect "package nodepass: router: @toolchain @rust +ca-bundle: /etc/config/nodepass"
+
+test='a compiler for C++ where there is QUIC'
+made feed full CARGO_PKG_VARS | grep -q 'TARGET_CXX=' || fail 'full: BoringSSL has no compiler'
+for variant in router minimal; do
+    equal "$(made feed "$variant" CARGO_PKG_VARS)" 'CC=gcc'
+done
+
 test='the version is that of the program'
-equal "$(make_says router PKG_VERSION | sed -n 's/^PKG_VERSION: //p')" \
+equal "$(made feed router PKG_VERSION)" \
     "$(sed -n 's/^version = "\(.*\)"/\1/p' ../Cargo.toml | head -n 1)"
 
 test='what is built from is there'
-for source in $(make_says router NODEPASS_SOURCES | sed -n 's/^NODEPASS_SOURCES: //p'); do
+for source in $(made feed router NODEPASS_SOURCES); do
     checks=$((checks + 1))
     [ -e "../$source" ] || fail "no $source"
 done
+# Without it a second build would not notice what was changed there.
+for source in $(made feed router PKG_FILE_DEPENDS); do
+    checks=$((checks + 1))
+    [ -e "$source" ] || fail "no $source to look at"
+done
+equal "$(made feed router PKG_FILE_DEPENDS | wc -w)" "$(made feed router NODEPASS_SOURCES | wc -w)"
 
 if [ "$failures" -gt 0 ]; then
     echo "package test: $failures of $checks checks failed ($PACKAGE_TEST_SHELL)" >&2
