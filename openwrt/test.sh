@@ -669,6 +669,10 @@ equal "$(made own router CARGO_PKG_ARGS)" '--locked --no-default-features'
 make_says own router PKG_NAME | grep '^package ' >"$folder/record" || :
 expect "package nodepass: router: @toolchain @rust +ca-bundle: /etc/config/nodepass"
 
+test='a profile for size, one that Cargo.toml has'
+equal "$(made feed router CARGO_PKG_PROFILE)" small
+grep -qxF '[profile.small]' ../Cargo.toml || fail 'no such profile'
+
 test='a compiler for C++ where there is QUIC'
 made feed full CARGO_PKG_VARS | grep -q 'TARGET_CXX=' || fail 'full: BoringSSL has no compiler'
 for variant in router minimal; do
