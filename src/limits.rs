@@ -65,6 +65,16 @@ pub const POOL_SIZE_MAX: u32 = 65536;
 /// Largest `rate` (megabits per second, so 1 Tbit/s): far from overflow once it is in bytes.
 pub const RATE_MAX: u64 = 1_000_000;
 
+impl Limits {
+    /// Returns how long a WebSocket may be silent before the silence is broken.
+    pub fn web_socket_silence(&self) -> Duration {
+        let reports = self
+            .report_interval
+            .saturating_mul(WEB_SOCKET_SILENT_REPORTS);
+        reports.min(WEB_SOCKET_SILENCE_MAX)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -425,6 +435,19 @@ pub const WEB_SOCKET_JOIN_SIZE: usize = 32 * 1024;
 
 /// Bytes that are read of an idle stream to find out what the other end wants.
 pub const WEB_SOCKET_CHECK_SIZE: usize = 1024;
+
+/// Longest silence on a WebSocket before it is broken. Proxies cut after a minute (nginx, HAProxy
+/// and load balancers of clouds, unless they are told otherwise) or later; looks at idle
+/// connections are some seconds late, and one packet may be lost and sent again.
+pub const WEB_SOCKET_SILENCE_MAX: Duration = Duration::from_secs(25);
+/// The same in report intervals, where that is less: who looks at the control channel more often
+/// wants to see here as well, sooner, what has become of a connection.
+pub const WEB_SOCKET_SILENT_REPORTS: u32 = 5;
+// With the looks at the pool, or at UDP sessions, it is still less than half a minute.
+const _: () = assert!(
+    WEB_SOCKET_SILENCE_MAX.as_secs() + 2 * TEND_INTERVAL.as_secs() + UDP_SWEEP_INTERVAL.as_secs()
+        < 30
+);
 
 /// Reads from below in one read or check: a flood of frames without data must not hold the thread.
 pub const WEB_SOCKET_ROUNDS_MAX: usize = 8;

@@ -225,6 +225,15 @@ impl DatagramStream {
         })
     }
 
+    /// Breaks a silence that has become too long for those in between. What has yet to leave then
+    /// leaves with [`DatagramStream::push_out`].
+    pub fn keep_alive(&mut self) {
+        // What waits breaks it when it can leave.
+        if !self.is_blocked && self.unsent_size() == 0 {
+            self.stream.keep_alive();
+        }
+    }
+
     /// Gives up memory that is needed only while datagrams flow.
     pub fn rest(&mut self) {
         self.stream.rest();

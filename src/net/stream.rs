@@ -63,6 +63,15 @@ pub trait Stream {
         Ok(())
     }
 
+    /// Breaks a silence that has become too long for those in between, who may take it for the end
+    /// of the stream. To be called before each sleep.
+    ///
+    /// Returns when to call it again at the latest; `None` where it is no use until more has been
+    /// read or written. What it fails with is told by the next reads.
+    fn keep_alive(&mut self) -> Option<Instant> {
+        None
+    }
+
     /// Gives up memory that is needed only while bytes flow. To be called before a long sleep.
     fn rest(&mut self) {}
 
@@ -187,6 +196,14 @@ pub fn is_passing(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
     )
+}
+
+/// Returns whether a descriptor takes more bytes now.
+pub fn has_room(descriptor: BorrowedFd<'_>) -> bool {
+    let mut set = [PollFd::from_borrowed_fd(descriptor, PollFlags::OUT)];
+    // A failed poll tells of nothing.
+    let _ = rustix::event::poll(&mut set, Some(&timespec(Duration::ZERO)));
+    set[0].revents() == PollFlags::OUT
 }
 
 /// Lets what a stream has taken leave, as far as it does.

@@ -25,6 +25,18 @@ impl Carrier {
         }
     }
 
+    /// Breaks a silence that has become too long for those in between.
+    pub fn keep_alive(&mut self) {
+        match self {
+            Self::Stream(stream) => {
+                stream.keep_alive();
+                stream.rest();
+            }
+            // Its connection is kept alive as a whole.
+            Self::Muxed(_) => {}
+        }
+    }
+
     /// Returns a stream that has a descriptor of its own.
     ///
     /// Errors: no descriptor left.

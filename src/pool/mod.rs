@@ -205,6 +205,17 @@ impl<O> Pool<O> {
         late
     }
 
+    /// Breaks the silence of idle connections where it has become too long for those in between.
+    ///
+    /// What that says is taken off by the other end when it tends its pool, or takes a connection.
+    pub fn keep_alive(&self) {
+        let mut state = lock(&self.state);
+        state.shelf.sweep(|connection| {
+            connection.carrier.keep_alive();
+            false
+        });
+    }
+
     /// Returns how many connections are idle.
     pub fn idle_count(&self) -> usize {
         let state = lock(&self.state);

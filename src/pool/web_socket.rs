@@ -6,6 +6,7 @@
 //! Source: wire protocol, sections 4 and 8.
 
 use std::io;
+use std::time::Duration;
 
 use super::PoolConnection;
 use super::tcp::{OpenError, TcpConnector};
@@ -25,6 +26,8 @@ pub struct WebSocketConnector {
     pub host: String,
     /// How their directions end.
     pub ends: Ends,
+    /// How long they may be silent.
+    pub silence_max: Duration,
 }
 
 impl WebSocketConnector {
@@ -59,6 +62,7 @@ impl WebSocketConnector {
         };
         let received = &input[answer_size..filled];
         let mut stream = WebSocketStream::new(stream, Role::Client, self.ends, received);
+        stream.limit_silence(self.silence_max);
         // The memory is not needed while it waits for the id.
         drop(input);
         stream.rest();

@@ -353,6 +353,7 @@ impl Client {
                 tcp,
                 host: authority,
                 ends,
+                silence_max: limits.web_socket_silence(),
             }),
             #[cfg(feature = "http2")]
             Transport::Http2 => {

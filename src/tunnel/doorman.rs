@@ -388,6 +388,7 @@ impl Doorman {
         let (stream, is_covered) = caller.into_stream();
         let mut stream = WebSocketStream::new(stream, Role::Server, ends, &received);
         stream.put_answer(&upgrade.accept());
+        stream.limit_silence(self.around.instance.limits.web_socket_silence());
         (Box::new(stream), is_covered)
     }
 

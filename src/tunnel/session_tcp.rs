@@ -145,6 +145,10 @@ impl Stream for Guarded {
         self.stream.flush()
     }
 
+    fn keep_alive(&mut self) -> Option<Instant> {
+        self.stream.keep_alive()
+    }
+
     fn rest(&mut self) {
         self.stream.rest();
     }
@@ -371,7 +375,7 @@ fn meet<T>(
         waiting.stop = far.over.as_deref().unwrap_or(stop);
         let mut stream = far.carrier.into_stream().map_err(|_| Away)?;
         send_first(&mut *stream, &std::mem::take(&mut first));
-        waiting.read_prefix(Some(&*stream), &mut prefix)?;
+        waiting.read_prefix(Some(&mut *stream), &mut prefix)?;
         far.carrier = Carrier::Stream(stream);
     }
     Ok((far, AheadOf { first, prefix }))
@@ -501,7 +505,7 @@ impl Waiting<'_> {
     /// Errors: the visitor is refused, or left, or stayed silent although the far end is waiting.
     fn read_prefix(
         &mut self,
-        far: Option<&(dyn Stream + Send)>,
+        mut far: Option<&mut (dyn Stream + Send + 'static)>,
         prefix: &mut Vec<u8>,
     ) -> Result<(), Away> {
         let patience = match far {
@@ -518,7 +522,7 @@ impl Waiting<'_> {
                 self.visitor.is_known = true;
                 break;
             }
-            match self.wait_for_first(far, left)? {
+            match self.wait_for_first(far.as_deref_mut(), left)? {
                 Spoke::Visitor => {
                     let is_first = prefix.is_empty();
                     if !read_some(self.visitor, prefix)? {
@@ -538,30 +542,39 @@ impl Waiting<'_> {
 
     /// Waits for the first bytes of either side.
     fn wait_for_first(
-        &self,
-        far: Option<&(dyn Stream + Send)>,
+        &mut self,
+        mut far: Option<&mut (dyn Stream + Send + 'static)>,
         timeout: Option<Duration>,
     ) -> Result<Spoke, Away> {
+        let of_far = far.as_mut().and_then(|far| far.keep_alive());
+        let kept_until = [self.visitor.keep_alive(), of_far];
         // What TLS has read ahead does not show at the descriptor.
         if self.visitor.holds_bytes() {
             return Ok(Spoke::Visitor);
         }
-        if far.is_some_and(Stream::holds_bytes) {
+        if far.as_ref().is_some_and(|far| far.holds_bytes()) {
             return Ok(Spoke::Far);
         }
         let stop = PollFd::new(self.stop, PollFlags::IN);
         let from_visitor = PollFd::from_borrowed_fd(self.visitor.descriptor(), PollFlags::IN);
-        let from_far = match far {
+        let from_far = match &far {
             Some(far) => PollFd::from_borrowed_fd(far.descriptor(), PollFlags::IN),
             None => stop.clone(),
         };
         let mut set = [from_visitor, from_far, stop];
+        let now = Instant::now();
+        let kept = kept_until.into_iter().flatten();
+        let kept = kept.map(|at| at.saturating_duration_since(now));
+        let timeout = kept.chain(timeout).min();
         // An interrupted poll is a round in which nothing happened.
         let _ = rustix::event::poll(&mut set, timeout.map(timespec).as_ref());
         match set.map(|entry| !entry.revents().is_empty()) {
             [_, _, true] => Err(Away),
             [true, _, _] => Ok(Spoke::Visitor),
-            [_, true, _] => Ok(Spoke::Far),
+            // What only kept its connection alive is no word of it.
+            [_, true, _] if far.is_some_and(|far| far.check() != Condition::Silent) => {
+                Ok(Spoke::Far)
+            }
             _ => Ok(Spoke::Nobody),
         }
     }

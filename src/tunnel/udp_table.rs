@@ -132,12 +132,6 @@ impl<S> Table<S> {
             .filter_map(|place| place.session.as_ref())
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut S> {
-        self.places
-            .iter_mut()
-            .filter_map(|place| place.session.as_mut())
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.free.len() == self.places.len()
     }
@@ -226,7 +220,5 @@ mod tests {
         assert_eq!(table.tokens_where(|number| number % 2 == 0).len(), 2);
         assert_eq!(table.tokens_where(|number| *number == 3), [tokens[3]]);
         assert_eq!(table.iter().sum::<i32>(), 8);
-        table.iter_mut().for_each(|number| *number += 1);
-        assert_eq!(table.iter().sum::<i32>(), 12);
     }
 }

@@ -100,6 +100,12 @@ impl WayEnd {
         self.stream.holds_bytes()
     }
 
+    /// Breaks a silence that has become too long for those in between. To be followed by a look
+    /// at what the connection holds, and by [`WayEnd::push_out`].
+    pub(super) fn keep_alive(&mut self) {
+        self.stream.keep_alive();
+    }
+
     /// Gives up memory that is needed only while datagrams flow.
     pub(super) fn rest(&mut self) {
         self.stream.rest();

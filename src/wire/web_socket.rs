@@ -43,7 +43,9 @@ pub enum Role {
 pub enum Frame {
     /// A message of data.
     Binary,
-    /// The answer to a ping.
+    /// To be answered with a pong.
+    Ping,
+    /// The answer to a ping, or a word that asks for no answer. RFC 6455 section 5.5.3
     Pong,
     /// Nothing follows.
     Close,
@@ -301,6 +303,7 @@ pub fn encode_head(
 ) -> usize {
     let opcode = match frame {
         Frame::Binary => OpCode::Data(Data::Binary),
+        Frame::Ping => OpCode::Control(Control::Ping),
         Frame::Pong => OpCode::Control(Control::Pong),
         Frame::Close => OpCode::Control(Control::Close),
     };

@@ -445,10 +445,14 @@ impl<'a> Direction<'a> {
         }
     }
 
-    /// Returns whether bytes were read or written since the last call, or would have been, had it
-    /// been this direction's turn.
+    /// Returns whether bytes were read or written since the last call.
     pub fn take_has_moved(&mut self) -> bool {
-        std::mem::take(&mut self.has_moved) || self.turn.is_some()
+        std::mem::take(&mut self.has_moved)
+    }
+
+    /// Returns whether bytes might have been read, had it been this direction's turn.
+    pub fn awaits_turn(&self) -> bool {
+        self.turn.is_some()
     }
 
     /// Notes that poll has announced bytes, or the end, of the source.

@@ -279,9 +279,11 @@ impl<'a> Exchange<'a> {
                 if has_moved {
                     *moved_at = Instant::now();
                 }
+                // What comes of the turn may be nothing: a word that only kept the stream alive.
+                let is_queued = self.onward.awaits_turn() || self.back.awaits_turn();
                 let is_blocked = self.onward.is_holding() || self.back.is_holding();
                 let factor = if is_blocked { BLOCKED_FACTOR } else { 1 };
-                Some(*moved_at + timeout * factor)
+                (!is_queued).then_some(*moved_at + timeout * factor)
             }
             _ => None,
         };
@@ -295,7 +297,8 @@ impl<'a> Exchange<'a> {
         let half_open_at = match &mut self.half_open_since {
             Some(since) => {
                 // What is said to a side that has ended is no sign of life.
-                if has_moved && !self.back.is_done() {
+                let is_moving = has_moved || self.onward.awaits_turn() || self.back.awaits_turn();
+                if is_moving && !self.back.is_done() {
                     *since = Instant::now();
                 }
                 (!self.back.is_holding()).then_some(*since + HALF_OPEN_TIMEOUT)

@@ -130,6 +130,21 @@ pub fn relay(
     reason
 }
 
+/// Keeps both ends alive before a sleep until `wake_at`; returns until when to sleep then.
+fn keep_alive(
+    exchange: &Exchange<'_>,
+    application: &mut dyn Stream,
+    other: &mut dyn Stream,
+    wake_at: Option<Instant>,
+) -> Option<Instant> {
+    // The rest of what a broken side sent has little time.
+    if exchange.is_ending() {
+        return wake_at;
+    }
+    let due_at = [application.keep_alive(), other.keep_alive()];
+    due_at.into_iter().chain([wake_at]).flatten().min()
+}
+
 /// Sleeps until there is something to do.
 ///
 /// Errors: a reason to end.
@@ -140,11 +155,12 @@ fn wait(
     stop: &Event,
 ) -> Result<(), CloseReason> {
     exchange.rest();
-    let timeout = match exchange.wake()? {
-        Wake::AtOnce => Some(Duration::ZERO),
-        Wake::At(at) => Some(at.saturating_duration_since(Instant::now())),
-        Wake::WhenTold => None,
+    let wake_at = match exchange.wake()? {
+        Wake::AtOnce => Some(Instant::now()),
+        Wake::At(at) => keep_alive(exchange, application, other, Some(at)),
+        Wake::WhenTold => keep_alive(exchange, application, other, None),
     };
+    let timeout = wake_at.map(|at| at.saturating_duration_since(Instant::now()));
     if timeout != Some(Duration::ZERO) {
         application.rest();
         other.rest();

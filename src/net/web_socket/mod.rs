@@ -16,6 +16,12 @@
 //! it, and when both have ended a close frame follows; a connection that ends before that was cut
 //! short. In v1 a close frame ends both directions, and so does the end of the connection.
 //!
+//! A proxy in between may cut a connection on which nothing passes, so [`Stream::keep_alive`] lets
+//! something pass. An end that has closed resets the connection at the next byte that comes, and
+//! what it had yet to send is lost. So nothing is said for this alone where the other end may have
+//! closed: while anything comes or is still to be read, and after the own end, which is what a
+//! native peer closes after.
+//!
 //! Source: RFC 6455, sections 5 and 7; wire protocol, sections 4, 7 and 8.
 
 #[cfg(test)]
@@ -23,9 +29,9 @@ mod tests;
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::stream::{BoxedStream, Condition, Stream, flush_until, is_passing};
+use super::stream::{BoxedStream, Condition, Stream, flush_until, has_room, is_passing};
 use crate::limits::{
     WEB_SOCKET_CHECK_SIZE, WEB_SOCKET_JOIN_SIZE, WEB_SOCKET_ROUNDS_MAX, WEB_SOCKET_SEND_SIZE,
 };
@@ -91,6 +97,12 @@ pub struct WebSocketStream {
     close: Close,
     /// The answer of the handshake has not left: to the other end this is no WebSocket yet.
     is_answering: bool,
+    /// How long nothing may pass; without end unless somebody says so.
+    silence_max: Option<Duration>,
+    /// Since when nothing has passed; `None` if something has since [`Stream::keep_alive`] looked.
+    silent_since: Option<Instant>,
+    /// What broke the connection while the silence was broken: told behind all that can be read.
+    fault: Option<io::Error>,
     masks: [Mask; MASKS_COUNT],
     masks_left: usize,
 }
@@ -146,9 +158,17 @@ impl WebSocketStream {
             writing: Writing::Open,
             close: Close::Open,
             is_answering: false,
+            silence_max: None,
+            silent_since: None,
+            fault: None,
             masks: [[0; 4]; MASKS_COUNT],
             masks_left: 0,
         }
+    }
+
+    /// From now on [`Stream::keep_alive`] lets nothing be silent for longer than `silence_max`.
+    pub fn limit_silence(&mut self, silence_max: Duration) {
+        self.silence_max = Some(silence_max);
     }
 
     /// Puts the answer of a handshake in front of everything that is written; it leaves with that.
@@ -264,17 +284,21 @@ impl WebSocketStream {
     fn receive(&mut self, buffer: &mut [u8]) -> (usize, bool) {
         let size = match self.inner.read(buffer) {
             Ok(0) => {
-                self.cut = Some(Cut::Ended);
+                self.cut = Some(self.fault.take().map_or(Cut::Ended, Cut::Broken));
                 return (0, false);
             }
             Ok(size) => size,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return (0, false),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.cut = self.fault.take().map(Cut::Broken);
+                return (0, false);
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return (0, true),
             Err(error) => {
                 self.cut = Some(Cut::Broken(error));
                 return (0, false);
             }
         };
+        self.silent_since = None;
         let is_full = size == buffer.len();
         let decoded = self.decoder.decode(&mut buffer[..size], self.reach);
         if self.decoder.halt().is_none() && decoded.consumed < size {
@@ -364,6 +388,41 @@ impl WebSocketStream {
         match self.pong.take_if(|_| self.owed == 0) {
             Some(pong) => self.append(Frame::Pong, &pong, pong.len()),
             None => Ok(()),
+        }
+    }
+
+    /// Returns what this end says to break a silence; `None` if it is not for this end to do so.
+    ///
+    /// The client does it for both, for as long as it may say anything; a server only where its
+    /// client has ended. Once one direction is over there must be no answer, for that might come
+    /// to an end that has closed.
+    fn sign_of_life(&self) -> Option<Frame> {
+        if self.writing != Writing::Open || self.cut.is_some() || self.fault.is_some() {
+            return None;
+        }
+        match (self.decoder.halt(), self.role) {
+            (None, Role::Client) => Some(Frame::Ping),
+            (None, Role::Server) => None,
+            (Some(Halt::Empty), _) => Some(Frame::Pong),
+            (Some(Halt::Close | Halt::Violation(_)), _) => None,
+        }
+    }
+
+    /// Says something that leaves at once, if there is nothing that it would have to wait for, and
+    /// nothing that the other end has said and nobody has read.
+    fn break_silence(&mut self, frame: Frame) {
+        let is_clear = !self.holds_unsent()
+            && self.owed == 0
+            && !self.has_ahead()
+            && self.inner.check() == Condition::Silent
+            && has_room(self.inner.descriptor());
+        // Without random bytes there is no mask; the next data will find out.
+        if is_clear
+            && self.append(frame, &[], 0).is_ok()
+            && let Err(error) = self.flush()
+            && !is_passing(&error)
+        {
+            self.fault = Some(error);
         }
     }
 
@@ -482,6 +541,7 @@ impl Stream for WebSocketStream {
         if bytes.is_empty() {
             return Ok(0);
         }
+        self.silent_since = None;
         // A little leaves with what is on its way.
         if self.owed > 0 || self.filled + bytes.len() > WEB_SOCKET_JOIN_SIZE {
             self.send_pending()?;
@@ -560,7 +620,7 @@ impl Stream for WebSocketStream {
     }
 
     fn holds_bytes(&self) -> bool {
-        self.has_ahead() || self.is_over() || self.inner.holds_bytes()
+        self.has_ahead() || self.is_over() || self.fault.is_some() || self.inner.holds_bytes()
     }
 
     fn holds_unsent(&self) -> bool {
@@ -585,6 +645,22 @@ impl Stream for WebSocketStream {
             }
             result => result,
         }
+    }
+
+    fn keep_alive(&mut self) -> Option<Instant> {
+        let silence_max = self.silence_max?;
+        let frame = self.sign_of_life()?;
+        let now = Instant::now();
+        let due_at = *self.silent_since.get_or_insert(now) + silence_max;
+        if now < due_at {
+            return Some(due_at);
+        }
+        self.break_silence(frame);
+        // Where it could not be broken there is no need to: something waits on its way.
+        self.silent_since = Some(now);
+        // A look for what is unread may have taken it from below.
+        let is_ready = self.holds_bytes() || self.holds_unsent();
+        Some(if is_ready { now } else { now + silence_max })
     }
 
     fn rest(&mut self) {

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::*;
 use crate::limits::HALF_OPEN_TIMEOUT;
 use crate::net::meter::Meter;
-use crate::net::relay::{Ahead, CloseReason, Stock, Terms, relay};
+use crate::net::relay::{Ahead, CloseReason, Rates, Stock, Terms, relay};
 use crate::net::stream::tests::{connected, wait_readable};
 use crate::runtime::event::timespec;
 
@@ -677,4 +677,268 @@ fn it_works_over_tls() {
     finish(&mut client);
     assert!(read_to_end(&mut client).unwrap() == bytes);
     echoing.join().unwrap();
+}
+
+/// Reads what has come at a socket, until it is `size` bytes.
+fn take(socket: &mut TcpStream, size: usize) -> Vec<u8> {
+    let mut got = vec![0; size];
+    socket.read_exact(&mut got).unwrap();
+    got
+}
+
+/// Lets all that is silent be so for too long.
+fn impatient(role: Role, ends: Ends) -> (WebSocketStream, TcpStream) {
+    let (mut stream, socket) = end_and_socket(role, ends);
+    stream.limit_silence(Duration::ZERO);
+    (stream, socket)
+}
+
+/// Whether nothing has come at a socket whose other end has just been asked to write.
+fn is_quiet(socket: &TcpStream) -> bool {
+    socket.set_nonblocking(true).unwrap();
+    let result = socket.peek(&mut [0]);
+    socket.set_nonblocking(false).unwrap();
+    result.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
+const EMPTY_MESSAGE_MASKED: [u8; 6] = [0x82, 0x80, 0, 0, 0, 0];
+
+#[test]
+fn a_client_breaks_a_silence_with_masked_pings_between_its_messages() {
+    for ends in ALL_ENDS {
+        let (mut stream, mut socket) = impatient(Role::Client, ends);
+        let mut decoder = Decoder::new(Role::Server, ends == Ends::Each);
+        for _ in 0..3 {
+            assert!(stream.keep_alive().is_some());
+            let mut ping = take(&mut socket, 6);
+            assert_eq!(ping[..2], [0x89, 0x80]);
+            assert_eq!(decoder.decode(&mut ping, Reach::All).size, 0);
+            assert_eq!(decoder.take_ping(), Some(Vec::new()));
+            assert_eq!(stream.write(b"data").unwrap(), 4);
+            let mut data = take(&mut socket, 10);
+            assert_eq!(decoder.decode(&mut data, Reach::All).size, 4);
+            assert_eq!(data[..4], *b"data");
+            // The answer is nobody's data, in the middle of a message neither.
+            socket.write_all(&[0x02, 1, b'a', 0x8a, 0]).unwrap();
+            socket.write_all(&[0x80, 1, b'b']).unwrap();
+            let mut got = Vec::<u8>::new();
+            while got.len() < 2 {
+                let mut buffer = [0; 8];
+                let size = read_some(&mut stream, &mut buffer).unwrap();
+                got.extend(&buffer[..size]);
+            }
+            assert_eq!(got, b"ab");
+        }
+        assert_eq!(decoder.halt(), None);
+    }
+}
+
+#[test]
+fn a_silence_that_is_not_too_long_stays() {
+    let (mut stream, socket) = impatient(Role::Client, Ends::Each);
+    stream.limit_silence(PATIENCE);
+    let before = Instant::now();
+    let first = stream.keep_alive().unwrap();
+    assert!(first >= before + PATIENCE);
+    assert_eq!(stream.keep_alive(), Some(first));
+    stream.write(b"data").unwrap();
+    assert!(stream.keep_alive().unwrap() > first);
+    let mut said = Vec::new();
+    drop(stream);
+    (&socket).read_to_end(&mut said).unwrap();
+    assert_eq!(said.len(), 10);
+    let (mut unlimited, _socket) = end_and_socket(Role::Client, Ends::Each);
+    assert_eq!(unlimited.keep_alive(), None);
+}
+
+#[test]
+fn nothing_breaks_a_silence_while_something_waits_on_its_way() {
+    let (mut stream, mut socket) = impatient(Role::Client, Ends::Each);
+    socket.write_all(&[0x82, 1, b'x']).unwrap();
+    wait_readable(&stream);
+    assert!(stream.keep_alive().is_some());
+    assert!(is_quiet(&socket), "the other end has spoken");
+    assert_eq!(read_some(&mut stream, &mut [0; 8]).unwrap(), 1);
+    assert!(stream.keep_alive().is_some());
+    take(&mut socket, 6);
+
+    // What the other end does not take.
+    let data = pattern(16 << 20);
+    let mut written = 0;
+    while let Ok(size) = stream.write(&data[written..]) {
+        written += size;
+        assert!(written < data.len(), "the kernel takes everything");
+    }
+    for _ in 0..3 {
+        assert!(stream.keep_alive().is_some());
+    }
+    let reader = thread::spawn(move || {
+        let (mut all, mut buffer) = (Vec::<u8>::new(), vec![0; 1 << 16]);
+        let mut decoder = Decoder::new(Role::Server, true);
+        while decoder.halt().is_none() {
+            let size = socket.read(&mut buffer).unwrap();
+            assert!(size > 0, "cut short");
+            let decoded = decoder.decode(&mut buffer[..size], Reach::All);
+            all.extend(&buffer[..decoded.size]);
+        }
+        assert_eq!(decoder.take_ping(), None);
+        (all, decoder.halt())
+    });
+    while let Err(error) = stream.flush() {
+        assert!(is_passing(&error), "{error}");
+        wait(&stream, PollFlags::OUT);
+    }
+    while stream.finish().is_err() {
+        wait(&stream, PollFlags::OUT);
+    }
+    let (all, halt) = reader.join().unwrap();
+    assert!(all == data[..written]);
+    assert_eq!(halt, Some(Halt::Empty));
+}
+
+#[test]
+fn where_one_direction_is_over_the_end_of_the_other_asks_for_no_answer() {
+    // A client whose server has ended.
+    let (mut client, mut socket) = impatient(Role::Client, Ends::Each);
+    socket.write_all(&[0x82, 0]).unwrap();
+    assert_eq!(read_some(&mut client, &mut [0; 8]).unwrap(), 0);
+    assert!(client.keep_alive().is_some());
+    assert_eq!(take(&mut socket, 6)[..2], [0x8a, 0x80]);
+    client.finish().unwrap();
+    assert_eq!(client.keep_alive(), None);
+
+    // A server, for its client and then for itself.
+    let (mut server, mut socket) = impatient(Role::Server, Ends::Each);
+    assert_eq!(server.keep_alive(), None);
+    socket.write_all(&EMPTY_MESSAGE_MASKED).unwrap();
+    assert_eq!(read_some(&mut server, &mut [0; 8]).unwrap(), 0);
+    assert!(server.keep_alive().is_some());
+    assert_eq!(take(&mut socket, 2), [0x8a, 0]);
+    server.finish().unwrap();
+    assert_eq!(server.keep_alive(), None);
+}
+
+#[test]
+fn who_has_ended_breaks_no_silence() {
+    for ends in ALL_ENDS {
+        let (mut client, _socket) = impatient(Role::Client, ends);
+        client.finish().unwrap();
+        assert_eq!(client.keep_alive(), None, "{ends:?}");
+        let (mut client, mut socket) = impatient(Role::Client, ends);
+        socket.write_all(&[0x88, 2, 3, 232]).unwrap();
+        let _ = read_some(&mut client, &mut [0; 8]);
+        assert_eq!(client.keep_alive(), None, "{ends:?}");
+    }
+    for ends in [Ends::Both, Ends::BothLate] {
+        let (mut server, mut socket) = impatient(Role::Server, ends);
+        socket.write_all(&EMPTY_MESSAGE_MASKED).unwrap();
+        assert!(server.read(&mut [0; 8]).is_err());
+        assert_eq!(server.keep_alive(), None, "{ends:?}");
+    }
+}
+
+/// A connection that breaks with the next write, and still has something to read.
+struct Breaking {
+    below: crate::net::stream::PlainStream,
+    unread: Vec<u8>,
+    is_broken: bool,
+}
+
+impl Stream for Breaking {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.below.descriptor()
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.is_broken {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let size = self.unread.len();
+        buffer[..size].copy_from_slice(&std::mem::take(&mut self.unread));
+        Ok(size)
+    }
+
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        self.is_broken = true;
+        Err(io::ErrorKind::ConnectionReset.into())
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn abort(&mut self, _: Instant) {}
+
+    fn check(&mut self) -> Condition {
+        Condition::Silent
+    }
+}
+
+#[test]
+fn what_broke_a_silent_connection_is_told_behind_what_it_had_sent() {
+    for ends in ALL_ENDS {
+        let (near, _far) = connected();
+        let breaking = Breaking {
+            below: near,
+            unread: vec![0x82, 1, b'x'],
+            is_broken: false,
+        };
+        let mut stream = WebSocketStream::new(Box::new(breaking), Role::Client, ends, &[]);
+        stream.limit_silence(Duration::ZERO);
+        assert!(stream.keep_alive().is_some());
+        assert!(stream.holds_bytes(), "nothing else wakes its reader");
+        let mut buffer = [0; 8];
+        assert_eq!(stream.read(&mut buffer).unwrap(), 1);
+        let error = read_some(&mut stream, &mut buffer).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{ends:?}");
+        assert_eq!(stream.keep_alive(), None);
+    }
+}
+
+#[test]
+fn a_relay_that_is_kept_alive_is_idle_all_the_same() {
+    const PINGS_MAX: u32 = 200;
+    for has_rate in [false, true] {
+        let (mut client, mut socket) = end_and_socket(Role::Client, Ends::Each);
+        client.limit_silence(Duration::from_millis(50));
+        let (_visitor, mut application) = connected();
+        let (stock, meter) = (Stock::new(4096, 16), Meter::default());
+        let stop = crate::runtime::event::Event::new().unwrap();
+        let rates = has_rate.then(|| Rates::new(1));
+        let terms = Terms {
+            stock: &stock,
+            meter: &meter,
+            rates: rates.as_ref(),
+            read_timeout: Some(Duration::from_millis(500)),
+            stop: &stop,
+        };
+        thread::scope(|scope| {
+            let rates = &rates;
+            let peer = scope.spawn(move || {
+                let mut pings_count = 0;
+                let mut head = [0; 6];
+                while pings_count < PINGS_MAX && socket.read_exact(&mut head).is_ok() {
+                    if head[0] != 0x89 {
+                        break;
+                    }
+                    pings_count += 1;
+                    // Others are busy: whoever has something to read waits for his turn.
+                    for _ in 0..20 {
+                        rates.iter().for_each(|rates| {
+                            rates.sent.book(Instant::now());
+                        });
+                    }
+                    if socket.write_all(&[0x8a, 0]).is_err() {
+                        break;
+                    }
+                }
+                pings_count
+            });
+            let reason = relay(&mut application, &mut client, Ahead::default(), terms);
+            assert!(matches!(reason, CloseReason::Idle), "{reason}");
+            drop(client);
+            assert!(peer.join().unwrap() > 0);
+        });
+        assert_eq!((meter.received.sum(), meter.sent.sum()), (0, 0));
+    }
 }

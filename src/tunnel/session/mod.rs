@@ -380,6 +380,10 @@ impl Session {
                 ));
             }
         }
+        if self.terms.dialect == Dialect::Native {
+            // 1.x programs read nothing before there is a visitor: it would pile up.
+            self.pool.keep_alive();
+        }
         let idle_count = self.idle_count();
         if self.pool_errors.load(Ordering::Relaxed) > idle_count / 2 {
             log::warn!("Too many pool connections did not come: all idle ones are made anew");

@@ -398,19 +398,14 @@ impl UdpSessions {
         if !self.sweep.is_due(now) {
             return;
         }
-        let (sweep, mut is_any_over) = (&self.sweep, false);
-        for session in self.table.iter_mut() {
-            is_any_over |= sweep.is_idle(session.active_at, now);
-            if let Link::Way(way) = &mut session.link {
-                is_any_over |= way.is_over();
-                if sweep.is_resting(session.active_at, now) {
-                    way.rest();
-                }
-            }
+        let sweep = &self.sweep;
+        let is_resting = |session: &Session| {
+            matches!(session.link, Link::Way(_)) && sweep.is_resting(session.active_at, now)
+        };
+        for token in self.table.tokens_where(is_resting) {
+            self.keep_alive(token);
         }
-        if !is_any_over {
-            return;
-        }
+        let sweep = &self.sweep;
         let is_over = |session: &Session| {
             let is_way_over = matches!(&session.link, Link::Way(way) if way.is_over());
             is_way_over || sweep.is_idle(session.active_at, now)

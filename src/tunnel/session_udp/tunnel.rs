@@ -240,6 +240,17 @@ impl UdpSessions {
         Some(token)
     }
 
+    /// Lets nobody in between take a quiet session for a dead one, and gives up what it does not
+    /// need.
+    pub(super) fn keep_alive(&mut self, token: Token) {
+        if let Some(way) = self.way(token) {
+            way.keep_alive();
+            way.rest();
+        }
+        self.note_held_bytes(token);
+        self.push_out(token);
+    }
+
     fn note_held_bytes(&mut self, token: Token) {
         if let Some(way) = self.way(token)
             && way.holds_bytes()

@@ -418,16 +418,27 @@ impl UdpExit {
             return;
         }
         let sweep = &self.sweep;
-        for session in self.table.iter_mut() {
-            if sweep.is_resting(session.active_at, now) {
-                session.way.rest();
-            }
+        let is_resting = |session: &Session| sweep.is_resting(session.active_at, now);
+        for token in self.table.tokens_where(is_resting) {
+            self.keep_alive(token);
         }
+        let sweep = &self.sweep;
         let is_over =
             |session: &Session| session.way.is_over() || sweep.is_idle(session.active_at, now);
         for token in self.table.tokens_where(is_over) {
             self.close(token, "idle or over");
         }
+    }
+
+    /// Lets nobody in between take a quiet session for a dead one, and gives up what it does not
+    /// need.
+    fn keep_alive(&mut self, token: Token) {
+        if let Some(session) = self.table.get(token) {
+            session.way.keep_alive();
+            session.way.rest();
+        }
+        self.note_held_bytes(token);
+        self.push_out(token);
     }
 
     fn close(&mut self, token: Token, reason: &str) {
