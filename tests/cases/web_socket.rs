@@ -258,3 +258,97 @@ fn tunnel_over_web_socket_inside_tls_serves_in_both_dialects() {
         exchange(&dial(tunnel.tcp()), b"through the tunnel");
     });
 }
+
+/// Our client with a played server of either dialect, without TLS.
+fn start_client_of(is_native: bool, flow: OfferedFlow, more: &str) -> (End, PlayedServer, Control) {
+    let server = PlayedServer::start();
+    let offer = Offer { flow, ..OFFER };
+    let (address, options) = more.split_once('?').unwrap();
+    let client = End::client(server.address(), address, options, QUICK);
+    let control = if is_native {
+        server.accept_native(&key(KEY), &offer, None)
+    } else {
+        server.accept_v1(&key(KEY), &offer)
+    };
+    client.wait_up(1);
+    (client, server, control)
+}
+
+/// Takes a ping that comes of its own accord, and answers it.
+#[track_caller]
+fn answer_ping(stream: &mut WebSocket) {
+    // That it is masked is looked at in every frame.
+    assert_eq!(stream.next_frame().unwrap(), (PING, Vec::new()));
+    stream.send_frame(PONG, b"").unwrap();
+}
+
+#[test]
+fn our_client_sends_pings_where_its_visitor_is_silent_and_to_native_servers_where_there_is_none() {
+    for_each(&[true, false], |is_native| {
+        let target = TcpServer::echo();
+        let more = format!("{}?min=2", target.address());
+        let (client, server, control) = start_client_of(*is_native, OfferedFlow::Reverse, &more);
+        let mut idle = web_socket(server.take(server.wait_idle(2)[0]));
+        let signal = |id: PoolId| Signal::Tcp { remote: None, id };
+        let mut stream = web_socket(server.send_visitor(&control, signal));
+        answer_ping(&mut stream);
+        answer_ping(&mut stream);
+        // In the middle of a message as well.
+        stream.send_frame(0x02, b"half a ").unwrap();
+        assert_eq!(stream.next_frame().unwrap(), (BINARY, b"half a ".to_vec()));
+        answer_ping(&mut stream);
+        stream.send_frame(0x80, b"message").unwrap();
+        assert_eq!(stream.next_frame().unwrap(), (BINARY, b"message".to_vec()));
+        if *is_native {
+            answer_ping(&mut idle);
+            answer_ping(&mut idle);
+        } else {
+            // Several would have come meanwhile.
+            let socket = idle.below().socket();
+            socket.set_nonblocking(true).unwrap();
+            let error = socket.peek(&mut [0]).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+        }
+        assert_eq!(client.ended_count(), 0);
+    });
+}
+
+#[test]
+fn our_server_keeps_a_connection_alive_whose_client_has_ended() {
+    let (server, mut client) = start_server(true);
+    let (mut visitor, mut stream) = take_visitor(&server, &mut client);
+    stream.finish().unwrap();
+    for _ in 0..2 {
+        // It asks for no answer: who has ended says nothing more.
+        assert_eq!(stream.next_frame().unwrap(), (PONG, Vec::new()));
+    }
+    visitor.write_all(b"late").unwrap();
+    assert_eq!(stream.next_frame().unwrap(), (BINARY, b"late".to_vec()));
+    visitor.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(stream.next_frame().unwrap(), (BINARY, Vec::new()));
+}
+
+#[test]
+fn answer_to_a_ping_is_no_word_of_the_target_while_the_visitor_is_yet_to_be_judged() {
+    for_each(&[true, false], |is_native| {
+        let more = "127.0.0.1:0?min=1&block=1";
+        let (client, server, control) = start_client_of(*is_native, OfferedFlow::Forward, more);
+        server.wait_idle(1);
+        let mut visitor = dial(client.tcp_address());
+        let Signal::Tcp { id, .. } = control.next_signal() else {
+            panic!("no visitor");
+        };
+        let mut stream = web_socket(server.take(id));
+        answer_ping(&mut stream);
+        answer_ping(&mut stream);
+        // One by one: a relay would judge the first one alone, and let all of it pass.
+        for byte in [5, 1, 0] {
+            visitor.write_all(&[byte]).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        client.wait_for("SOCKS");
+        let mut said = Vec::new();
+        let _ = stream.read_to_end(&mut said);
+        assert_eq!(said, b"");
+    });
+}

@@ -1,6 +1,6 @@
 //! nginx in front of a server: it ends TLS and passes the rest on, upgrades included.
 
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +14,9 @@ use super::visitors::try_dial;
 /// Where Debian has it, which is not on everybody's path.
 const PROGRAM: &str = "/usr/sbin/nginx";
 
+/// Its log, within its folder.
+const ERRORS: &str = "errors";
+
 /// A running nginx. Dropping it kills it; in a failing test it shows its log as well.
 pub struct Nginx {
     child: Child,
@@ -21,15 +24,21 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Starts at `front`, with a certificate of `certificates`, before `back`.
+    /// Starts at `front`, with a certificate of `certificates`, before `back`; `directives` are
+    /// more of them for what it passes on.
     #[track_caller]
-    pub fn start(front: SocketAddr, certificates: &Certificates, back: SocketAddr) -> Self {
+    pub fn start(
+        front: SocketAddr,
+        certificates: &Certificates,
+        back: SocketAddr,
+        directives: &str,
+    ) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = format!("nodepass-nginx-{}-{number}", std::process::id());
         let folder = env::temp_dir().join(name);
         fs::create_dir_all(&folder).unwrap();
-        let text = configuration(&folder, front, certificates, back);
+        let text = configuration(&folder, front, certificates, back, directives);
         let file = folder.join("nginx.conf");
         fs::write(&file, text).unwrap();
         let program = match Path::new(PROGRAM).exists() {
@@ -41,10 +50,11 @@ impl Nginx {
             .arg(&file)
             .arg("-p")
             .arg(&folder)
-            .args(["-e", "stderr"])
+            .arg("-e")
+            .arg(folder.join(ERRORS))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| match error.kind() {
                 ErrorKind::NotFound => panic!("nginx is missing: run `make test`, which brings it"),
@@ -54,6 +64,16 @@ impl Nginx {
         eventually("nginx", || try_dial(front).ok());
         nginx
     }
+
+    /// How many connections it has cut because nothing passed.
+    pub fn timeouts_count(&self) -> usize {
+        let errors = self.errors();
+        errors.matches("upstream timed out").count()
+    }
+
+    fn errors(&self) -> String {
+        fs::read_to_string(self.folder.join(ERRORS)).unwrap_or_default()
+    }
 }
 
 impl Drop for Nginx {
@@ -61,10 +81,7 @@ impl Drop for Nginx {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            let mut said = String::new();
-            let errors = self.child.stderr.as_mut().unwrap();
-            let _ = errors.read_to_string(&mut said);
-            eprintln!("--- nginx\n{said}---");
+            eprintln!("--- nginx\n{}---", self.errors());
         }
         // What cannot be removed is in the folder for passing files anyway.
         let _ = fs::remove_dir_all(&self.folder);
@@ -77,6 +94,7 @@ fn configuration(
     front: SocketAddr,
     certificates: &Certificates,
     back: SocketAddr,
+    directives: &str,
 ) -> String {
     let folder = folder.display();
     let (chain, key) = (certificates.chain(), certificates.key());
@@ -86,6 +104,7 @@ fn configuration(
     let places = places.concat();
     format!(
         "daemon off;
+error_log {folder}/{ERRORS} info;
 master_process off;
 pid {folder}/pid;
 worker_rlimit_nofile 4096;
@@ -108,6 +127,7 @@ http {{
             proxy_set_header Upgrade $http_upgrade;
             proxy_set_header Connection $connection_upgrade;
             proxy_buffering off;
+            {directives}
         }}
     }}
 }}

@@ -140,6 +140,30 @@ impl PlayedServer {
         Control::start(self.control(), writer, reader)
     }
 
+    /// Carries out a v1 handshake with a client that tries a native one first, and opens the pool.
+    #[track_caller]
+    pub fn accept_v1(&self, key: &TunnelKey, offer: &Offer) -> Control {
+        const REFUSAL: &[u8] = b"HTTP/1.1 401 Unauthorized\r\nConnection: close\r\n\
+                                 Content-Length: 0\r\n\r\n";
+        let (_, mut hello) = self.next_request();
+        hello.write_all(REFUSAL).unwrap();
+        drop(hello);
+        let (head, mut socket) = self.next_request();
+        let (request, _) = decode_request(&head).unwrap().unwrap();
+        let Request::Bearer(bearer) = request else {
+            panic!("no v1 handshake but {request:?}");
+        };
+        let verified = bearer.verify(&ServerKeys::explicit(key.clone())).unwrap();
+        let form = match offer.transport {
+            Transport::WebSocket => Form::WebSocket(VecDeque::new()),
+            _ => Form::Tcp,
+        };
+        self.open_pool_v1(form, None, &[PoolId::CONTROL]);
+        socket.write_all(&verified.accept(offer)).unwrap();
+        drop(socket);
+        self.control_v1(key)
+    }
+
     /// Carries out a native handshake, however many connections it takes, and opens the pool.
     #[track_caller]
     pub fn accept_native(
