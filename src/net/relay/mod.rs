@@ -155,12 +155,12 @@ fn wait(
     stop: &Event,
 ) -> Result<(), CloseReason> {
     exchange.rest();
-    let wake_at = match exchange.wake()? {
-        Wake::AtOnce => Some(Instant::now()),
-        Wake::At(at) => keep_alive(exchange, application, other, Some(at)),
-        Wake::WhenTold => keep_alive(exchange, application, other, None),
+    let left_until = |at: Instant| at.saturating_duration_since(Instant::now());
+    let timeout = match exchange.wake()? {
+        Wake::AtOnce => Some(Duration::ZERO),
+        Wake::At(at) => keep_alive(exchange, application, other, Some(at)).map(left_until),
+        Wake::WhenTold => keep_alive(exchange, application, other, None).map(left_until),
     };
-    let timeout = wake_at.map(|at| at.saturating_duration_since(Instant::now()));
     if timeout != Some(Duration::ZERO) {
         application.rest();
         other.rest();
