@@ -141,7 +141,14 @@ fn keep_alive(
     if exchange.is_ending() {
         return wake_at;
     }
-    let due_at = [application.keep_alive(), other.keep_alive()];
+    let (of_application, of_other) = exchange.wants();
+    let ends: [(&mut dyn Stream, PollFlags); 2] =
+        [(application, of_application), (other, of_other)];
+    // What an end says may be more than is taken from it now: then it is not silent.
+    let due_at = ends.map(|(end, wanted)| {
+        let is_heard = wanted.contains(PollFlags::IN);
+        is_heard.then(|| end.keep_alive()).flatten()
+    });
     due_at.into_iter().chain([wake_at]).flatten().min()
 }
 
