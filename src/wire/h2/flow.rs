@@ -89,7 +89,9 @@ impl ReceiveWindow {
         now: Instant,
     ) -> Result<(), WindowOverflow> {
         let size = i64::try_from(size).map_err(|_| WindowOverflow)?;
-        if size > self.open + i64::from(grace) {
+        // Below zero there is still room for a frame without a byte, such as one that only ends the
+        // stream. RFC 9113 section 6.9.1.
+        if size > (self.open + i64::from(grace)).max(0) {
             return Err(WindowOverflow);
         }
         self.since.get_or_insert(now);
@@ -241,6 +243,17 @@ mod tests {
         window.receive(125, 0, now).unwrap();
         assert_eq!(window.receive(1, 0, now), Err(WindowOverflow));
         assert_eq!(window.receive(1, 1, now), Ok(()));
+    }
+
+    /// RFC 9113 section 6.9.1: an empty frame may be sent without any room.
+    #[test]
+    fn a_receive_window_that_is_overdrawn_lets_nothing_but_empty_frames_in() {
+        let now = Instant::now();
+        let mut window = ReceiveWindow::new(10);
+        // Within what the peer took for granted before it knew the size.
+        window.receive(50, 100, now).unwrap();
+        assert_eq!(window.receive(1, 0, now), Err(WindowOverflow));
+        assert_eq!(window.receive(0, 0, now), Ok(()));
     }
 
     #[test]
