@@ -4,6 +4,9 @@
 #   make demo       see it take a web page through a tunnel
 #   make check      all that must pass before a change goes in
 #   make test       only the tests
+#   make fuzz-smoke only the decoders under damaged input, for a moment
+#   make fuzz       the same under all that libFuzzer thinks of; TARGET=name for one of them
+#                   (fuzz/src/bin), SECONDS=600 for longer than a minute each
 #   make package-test  only those of the packages for OpenWrt, systemd and Docker
 #   make static     one file that needs no libraries; TARGET=triple for another machine,
 #                   PROFILE=router or minimal for less of it
@@ -25,6 +28,7 @@ DESTDIR ?=
 UNITS ?= $(PREFIX)/lib/systemd/system
 PROFILE ?= full
 BENCH_OPTIONS ?=
+SECONDS ?= 60
 # Most tests wait most of the time: for a time limit of the program, for a program to start.
 TEST_THREADS ?= 4
 
@@ -38,9 +42,13 @@ PYTHON = $(BUILD)/python
 MANUAL = man/nodepass.1
 NEED = scripts/need.sh
 SCRIPTS = $(wildcard scripts/*.sh openwrt/*.sh openwrt/files/*.init packaging/*.sh)
+FUZZ = $(abspath $(BUILD))/fuzz
+CARGO_FUZZ = $(FUZZ)/bin/cargo-fuzz
+# Where the decoders leave little undone at 20 kB, and none takes a second or half a gigabyte.
+FUZZ_OPTIONS = -max_len=20000 -timeout=5 -rss_limit_mb=512 -print_final_stats=1
 LINK_HELPER = $(abspath $(BUILD))/bench/delaylink
 
-.PHONY: all demo check lint features package-test test static alone size man bench bench-api bench-link install clean
+.PHONY: all demo check lint features package-test test fuzz fuzz-smoke static alone size man bench bench-api bench-link install clean
 
 all:
 	@$(NEED) $(TOOLS)
@@ -82,6 +90,25 @@ package-test:
 test: $(PYTHON)/made
 	@$(NEED) $(TOOLS) chromium curl nginx
 	$(CARGO) test --lib --test main -- --test-threads=$(TEST_THREADS)
+
+# A part of the tests.
+fuzz-smoke:
+	@$(NEED) $(TOOLS)
+	$(CARGO) test --test main fuzz::
+
+# Inputs that lead somewhere new stay in the folder of the build, for the next time.
+fuzz: $(CARGO_FUZZ)
+	@$(NEED) cargo g++
+	for target in $(or $(TARGET),$(notdir $(basename $(wildcard fuzz/src/bin/*.rs)))); do \
+	    corpus=$(FUZZ)/corpus/$$target; \
+	    mkdir -p $$corpus; \
+	    NP_FUZZ_SEEDS=$$corpus RUSTC_BOOTSTRAP=1 $< run --sanitizer none --target-dir $(FUZZ) \
+	        $$target $$corpus -- -max_total_time=$(SECONDS) $(FUZZ_OPTIONS) || exit 1; \
+	done
+
+$(CARGO_FUZZ):
+	@$(NEED) cargo gcc
+	$(CARGO) install cargo-fuzz --locked --root $(FUZZ)
 
 # An interpreter of their own for the peers that the tests play in Python.
 $(PYTHON)/made: tests/peers/requirements.txt

@@ -23,4 +23,6 @@
 mod cases;
 mod documents;
 mod faults;
+#[cfg(all(feature = "http2", feature = "master", feature = "websocket"))]
+mod fuzz;
 mod support;

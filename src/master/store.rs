@@ -162,12 +162,7 @@ impl Store {
     }
 
     fn write(&self, name: &str, instances: &[Instance]) -> io::Result<()> {
-        let mut text = serde_json::to_vec(&ContentRef {
-            version: VERSION,
-            instances,
-        })
-        .map_err(io::Error::other)?;
-        text.push(b'\n');
+        let text = encode(instances).map_err(io::Error::other)?;
         let path = self.folder.join(name);
         let new = self.folder.join(format!("{name}.new"));
         // What can fail comes before the new file is in place.
@@ -199,7 +194,7 @@ impl Store {
             let path = self.folder.join(name);
             let fault = match read_bounded(&path) {
                 Ok(None) => continue,
-                Ok(Some(text)) => match parse(&text) {
+                Ok(Some(text)) => match decode(&text) {
                     Ok(records) => {
                         if name == BACKUP {
                             log::error!("The backup {} is used", path.display());
@@ -377,8 +372,20 @@ fn read_bounded(path: &Path) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(content))
 }
 
-/// Reads a state file; the error says what is wrong with it.
-fn parse(text: &[u8]) -> Result<Vec<Record>, String> {
+/// Returns what a state file with these instances has in it.
+///
+/// Errors: none that is known; texts and numbers can always be written.
+pub fn encode(instances: &[Instance]) -> serde_json::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec(&ContentRef {
+        version: VERSION,
+        instances,
+    })?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// Reads what a state file has in it; the error says what is wrong with it.
+pub fn decode(text: &[u8]) -> Result<Vec<Record>, String> {
     let content: Content = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     if content.version != VERSION {
         return Err(format!(
@@ -540,11 +547,11 @@ mod tests {
             })
             .unwrap()
         };
-        assert_eq!(parse(&write(VERSION)).unwrap().len(), 1);
-        assert!(parse(&write(2)).unwrap_err().contains("version 2"));
+        assert_eq!(decode(&write(VERSION)).unwrap().len(), 1);
+        assert!(decode(&write(2)).unwrap_err().contains("version 2"));
         let whole = write(VERSION);
         for end in 0..whole.len() {
-            assert!(parse(&whole[..end]).is_err());
+            assert!(decode(&whole[..end]).is_err());
         }
     }
 

@@ -44,7 +44,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 /// Body of POST and PUT.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Order {
+pub struct Order {
     alias: Option<String>,
     url: Option<String>,
 }
@@ -52,7 +52,7 @@ struct Order {
 /// Body of PATCH. A member that is missing, or null, changes nothing.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Patch {
+pub struct Patch {
     alias: Option<String>,
     action: Option<String>,
     restart: Option<bool>,

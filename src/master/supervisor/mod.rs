@@ -12,7 +12,7 @@
 //!                 └──────▶ Up, when the pause is over
 //! ```
 
-mod output;
+pub mod output;
 mod process;
 
 use std::collections::{HashMap, VecDeque};

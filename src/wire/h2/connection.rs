@@ -490,6 +490,27 @@ impl Connection {
         self.streams.is_empty() && (is_ending || self.next_stream > STREAM_ID_MAX)
     }
 
+    /// Checks what must hold between two calls, whatever the peer has said: for tests and fuzzing.
+    ///
+    /// Panics: where it does not hold.
+    pub fn check_invariants(&self) {
+        let streams = || self.streams.values();
+        let counted = streams().filter(|stream| stream.is_counted).count();
+        assert_eq!(usize::try_from(self.open_count), Ok(counted));
+        assert!(streams().all(|stream| stream.is_counted != stream.is_closed()));
+        assert!(streams().all(|stream| !stream.is_done()));
+        let growth = streams().map(|stream| stream.receive.size() - self.settings.stream_window);
+        assert_eq!(self.growth, growth.sum::<u32>());
+        assert!(self.growth <= self.settings.growth_max);
+        let streams_max = usize::try_from(self.settings.streams_max).unwrap_or(usize::MAX);
+        if self.role == Role::Server {
+            assert!(counted <= streams_max && self.streams.len() / 2 <= streams_max);
+        }
+        let window_max = self.settings.stream_window_max.max(WINDOW_DEFAULT);
+        let unread_max = usize::try_from(window_max).unwrap_or(usize::MAX);
+        assert!(streams().all(|stream| stream.pieces.size() <= unread_max));
+    }
+
     /// Bytes that may wait to be sent: a peer that makes us wait with more does not read.
     pub(super) fn output_bound(&self) -> usize {
         let for_streams = usize::try_from(self.settings.streams_max)

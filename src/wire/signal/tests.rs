@@ -343,30 +343,21 @@ fn a_genuine_native_line_that_says_something_new_is_skipped() {
 }
 
 #[test]
-fn no_damaged_line_panics_or_passes_for_native() {
+fn no_damaged_line_passes_for_native() {
     let mut random = Xorshift::new(6);
     for signal in signals() {
-        let v1 = SignalWriter::v1(recorded_key()).encode(&signal);
-        let native = SignalWriter::native(key(), Side::Client).encode(&signal);
+        let Some(line) = SignalWriter::native(key(), Side::Client).encode(&signal) else {
+            continue;
+        };
         for _ in 0..500 {
-            if let Some(line) = &v1 {
-                let mut damaged = random.damage(line);
-                damaged.push(b'\n');
-                assert!(read_all(&mut SignalReader::v1(recorded_key()), &damaged).is_ok());
-                // Damage below the base64 as well.
-                let json = random.damage(&signal.encode_json());
-                read_v1(&v1_line(&String::from_utf8_lossy(&json)));
+            let mut damaged = random.damage(&line);
+            if damaged.starts_with(&line) {
+                continue;
             }
-            if let Some(line) = &native {
-                let mut damaged = random.damage(line);
-                if damaged.starts_with(line) {
-                    continue;
-                }
-                damaged.push(b'\n');
-                let mut reader = SignalReader::native(key(), Side::Client);
-                let read = read_all(&mut reader, &damaged);
-                assert!(damaged.trim_ascii_end() == line.trim_ascii_end() || read.is_err());
-            }
+            damaged.push(b'\n');
+            let mut reader = SignalReader::native(key(), Side::Client);
+            let read = read_all(&mut reader, &damaged);
+            assert!(damaged.trim_ascii_end() == line.trim_ascii_end() || read.is_err());
         }
     }
 }

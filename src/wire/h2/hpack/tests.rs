@@ -583,12 +583,3 @@ fn damaged_blocks_stay_within_all_bounds() {
         }
     }
 }
-
-#[test]
-fn noise_is_read_without_harm() {
-    let mut random = Xorshift::new(74);
-    for _ in 0..20_000 {
-        let noise: [u8; 40] = random.bytes();
-        let _ = decode_new(&noise[..random.below(41)]);
-    }
-}

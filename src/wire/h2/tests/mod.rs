@@ -2,7 +2,6 @@
 
 mod abuse;
 mod exchange;
-mod mutated;
 mod recorded;
 mod rules;
 mod streams;
