@@ -17,7 +17,7 @@ const REQUEST: [(&[u8], &[u8]); 4] = [
 const RESPONSE: [(&[u8], &[u8]); 1] = [(b":status", b"200")];
 
 /// Steps of one input: fewer than pings, resets or settings may come in a burst.
-const STEPS_MAX: usize = 500;
+const STEPS_MAX: usize = 300;
 
 /// Neither end ever finds fault with the other one; what is written to a stream that is not reset
 /// arrives, in order and whole, and once all has been read more can be written.
@@ -299,11 +299,7 @@ impl Pair {
                 let before = stream.ways[index].written;
                 self.write(index, id, 1);
                 assert_eq!(self.streams[&id].ways[index].written, before + 1, "{id}");
-                self.settle();
-                assert_eq!(
-                    self.streams[&id].ways[index].read,
-                    self.streams[&id].ways[index].written
-                );
+                self.pass(index, usize::MAX);
             }
         }
         let open = self

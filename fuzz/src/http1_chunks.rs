@@ -15,7 +15,7 @@ pub fn run(mut input: &[u8]) -> bool {
         assert!(data.len() <= *size && *size <= input.len());
     }
 
-    let body = encode(input.chunks(1 + how), b"");
+    let body = encode(input.chunks(20 + how), b"");
     let behind = [&body[..], b"GET"].concat();
     assert_eq!(
         decode(&behind, 1 + how),

@@ -31,20 +31,14 @@ pub fn run(mut input: &[u8]) -> bool {
         whole
     );
     assert_eq!(
-        hear(
-            role,
-            ends_by_empty,
-            input,
-            input.len().max(1),
-            Reach::OneMessage
-        ),
+        hear(role, ends_by_empty, input, 500, Reach::OneMessage),
         whole
     );
     assert!(whole.data.len() <= input.len() && whole.consumed <= input.len());
     assert!(whole.ping.as_ref().is_none_or(|ping| ping.len() <= 125));
     assert!(whole.halt.is_some() || whole.consumed == input.len());
 
-    let written = frames(role, input.chunks(1 + 300 * usize::from(how)));
+    let written = frames(role, input.chunks(20 + 300 * usize::from(how)));
     let heard = hear(role, true, &written, 1 + written.len() / 3, Reach::All);
     assert_eq!((heard.data.as_slice(), heard.halt), (input, None));
     !matches!(whole.halt, Some(Halt::Violation(_))) && whole.consumed > 2
