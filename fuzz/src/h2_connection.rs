@@ -138,7 +138,7 @@ fn serve(mut end: Connection, said: &[u8], piece_size: usize, steps: u8) {
             assert!(events_count < 10_000);
             act(&mut end, &event, &mut known, now, &mut steps);
         }
-        interfere(&mut end, &known, &mut steps);
+        interfere(&mut end, &known, now, &mut steps);
         end.check_invariants();
         assert!(end.open_count() <= 100);
         assert!(end.output().len() < output_max);
@@ -176,7 +176,7 @@ fn act(
     }
 }
 
-fn interfere(end: &mut Connection, known: &[StreamId], steps: &mut Xorshift) {
+fn interfere(end: &mut Connection, known: &[StreamId], now: Instant, steps: &mut Xorshift) {
     let id = match known.len() {
         0 => 1,
         count => known[steps.below(count)],
@@ -191,7 +191,7 @@ fn interfere(end: &mut Connection, known: &[StreamId], steps: &mut Xorshift) {
         7 if steps.below(20) == 0 => end.go_away(ErrorCode::NO_ERROR),
         8 => {
             let size = end.peek(id).map_or(0, <[u8]>::len);
-            end.consume(id, steps.below(size + 2), Instant::now());
+            end.consume(id, steps.below(size + 2), now);
         }
         _ => {}
     }
