@@ -337,7 +337,7 @@ impl Connection {
             if found.has_inbound_ended() {
                 found.inbound = Inbound::Told;
             } else if found.reset.is_some() {
-                found.inbound = Inbound::Told;
+                found.inbound = Inbound::Cut;
                 found.is_reset_told = true;
                 self.settle(stream);
                 return Err(ErrorKind::ConnectionReset.into());

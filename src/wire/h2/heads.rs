@@ -94,7 +94,7 @@ impl Connection {
             Some(stream) => match stream.inbound {
                 Inbound::AwaitHead => self.take_response(id, is_end, fields, now),
                 Inbound::Open => self.take_trailers(id, is_end, fields, now),
-                Inbound::Ended | Inbound::Told => {
+                Inbound::Ended | Inbound::Told | Inbound::Cut => {
                     self.fail_stream(id, ErrorCode::STREAM_CLOSED, now)
                 }
             },

@@ -205,7 +205,9 @@ impl Connection {
             None => Err(None),
             Some(stream) if stream.reset.is_some() => Err(None),
             Some(stream) => match stream.inbound {
-                Inbound::Ended | Inbound::Told => Err(Some(ErrorCode::STREAM_CLOSED)),
+                Inbound::Ended | Inbound::Told | Inbound::Cut => {
+                    Err(Some(ErrorCode::STREAM_CLOSED))
+                }
                 Inbound::AwaitHead => Err(Some(ErrorCode::PROTOCOL_ERROR)),
                 Inbound::Open => match stream.receive.receive(header.size, grace, now) {
                     Ok(()) => Ok(()),

@@ -18,6 +18,8 @@ pub(super) enum Inbound {
     Ended,
     /// The owner knows that, and has read everything.
     Told,
+    /// The stream was reset; the owner knows that, and has read what came before.
+    Cut,
 }
 
 impl Inbound {
@@ -148,6 +150,6 @@ impl Stream {
             Some(_) => self.is_reset_told,
             None => self.outbound == Outbound::Ended,
         };
-        is_over && self.inbound == Inbound::Told && self.heads.is_empty()
+        is_over && matches!(self.inbound, Inbound::Told | Inbound::Cut) && self.heads.is_empty()
     }
 }

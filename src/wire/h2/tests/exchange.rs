@@ -186,6 +186,29 @@ fn a_reset_after_the_end_leaves_the_data_readable() {
 }
 
 #[test]
+fn a_stream_that_was_reset_never_ends_in_order() {
+    let mut pair = Pair::new();
+    let id = pair.client.request(&REQUEST, false).unwrap();
+    pair.pump();
+    pair.events(End::Server);
+    pair.server.respond(id, &RESPONSE, false);
+    pair.server.write(id, b"a part").unwrap();
+    pair.server.reset(id, ErrorCode::CANCEL);
+    pair.pump();
+    let (client, now) = (&mut pair.client, pair.now);
+    let mut buffer = [0; 100];
+    assert_eq!(client.read(id, &mut buffer, now).unwrap(), 6);
+    // The response has not been taken, so the stream is there for as long as it is read.
+    for _ in 0..3 {
+        let error = client.read(id, &mut buffer, now).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        assert!(client.is_reset(id) && !client.has_ended(id));
+    }
+    pair.events(End::Client);
+    assert!(!pair.client.is_open(id));
+}
+
+#[test]
 fn frames_on_their_way_to_a_stream_that_was_reset_do_no_harm() {
     let mut pair = Pair::new();
     let id = pair.open();
