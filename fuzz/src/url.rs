@@ -3,7 +3,7 @@
 use nodepass::config::instance::{InstanceUrlError, complete};
 use nodepass::config::options::Options;
 use nodepass::config::{Config, ConfigError, Notice, parse_url};
-use nodepass::limits::{Limits, TARGETS_COUNT_MAX, URL_SIZE_MAX};
+use nodepass::limits::{Limits, TARGETS_COUNT_MAX, URL_OPTIONS_COUNT_MAX, URL_SIZE_MAX};
 use nodepass::wire::key::TunnelKey;
 
 use super::{take_byte, with_byte};
@@ -63,10 +63,10 @@ fn check_completed(url: &str, limits: &Limits) {
             let (config, _) = parse_url(&completed.url, limits).expect("it can be run");
             assert_eq!(config.core, completed.core);
             // With every default it may be longer, and have more options, than one may that is run.
-            match parse_url(&completed.config, limits) {
-                Ok((filled, _)) => assert_eq!(filled, config),
-                Err(ConfigError::UrlTooLong { .. } | ConfigError::TooMany { .. }) => {}
-                Err(error) => panic!("{error}"),
+            let pairs_count = completed.config.split('&').count();
+            if completed.config.len() <= URL_SIZE_MAX && pairs_count <= URL_OPTIONS_COUNT_MAX {
+                let (filled, _) = parse_url(&completed.config, limits).expect("it can be run");
+                assert_eq!(filled, config);
             }
         }
         Err(InstanceUrlError::Scheme) => {}
