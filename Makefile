@@ -6,7 +6,8 @@
 #   make test       only the tests
 #   make fuzz-smoke only the decoders under damaged input, for a moment
 #   make fuzz       the same under all that libFuzzer thinks of; TARGET=name for one of them
-#                   (fuzz/src/bin), SECONDS=600 for longer than a minute each
+#                   (fuzz/src/bin), SECONDS=600 for longer than a minute each, INPUT=file for that
+#                   alone
 #   make package-test  only those of the packages for OpenWrt, systemd and Docker
 #   make static     one file that needs no libraries; TARGET=triple for another machine,
 #                   PROFILE=router or minimal for less of it
@@ -103,8 +104,8 @@ fuzz: $(CARGO_FUZZ)
 	for target in $(or $(TARGET),$(notdir $(basename $(wildcard fuzz/src/bin/*.rs)))); do \
 	    corpus=$(FUZZ)/corpus/$$target; \
 	    mkdir -p $$corpus; \
-	    NP_FUZZ_SEEDS=$$corpus $< run --sanitizer none --target-dir $(FUZZ) \
-	        $$target $$corpus -- -max_total_time=$(SECONDS) $(FUZZ_OPTIONS) || exit 1; \
+	    NP_FUZZ_CORPUS=$$corpus $< run --sanitizer none --target-dir $(FUZZ) \
+	        $$target $(or $(INPUT),$$corpus) -- -max_total_time=$(SECONDS) $(FUZZ_OPTIONS) || exit 1; \
 	done
 
 $(CARGO_FUZZ):

@@ -1,7 +1,7 @@
 //! The targets of `fuzz/` for a moment: seeds and damaged seeds, the same at every run.
 //!
 //! `NP_FUZZ_SEED` chooses other damage, `NP_FUZZ_ROUNDS` how much of it. An input that fails is
-//! left in a file, which `make fuzz` takes as well.
+//! left in a file, for `make fuzz TARGET=name INPUT=file`.
 
 use std::panic::catch_unwind;
 use std::path::Path;
@@ -29,7 +29,7 @@ fn run(target: &Target, input: &[u8], seed: u64) -> bool {
         let file = keep(folder, input).unwrap();
         let file = folder.join(file);
         panic!(
-            "target {} with NP_FUZZ_SEED={seed}: {}",
+            "NP_FUZZ_SEED={seed}, TARGET={} INPUT={}",
             target.name,
             file.display()
         );

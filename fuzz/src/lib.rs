@@ -59,10 +59,10 @@ pub fn run(name: &str, input: &[u8]) {
     (find(name).run)(input);
 }
 
-/// Writes the seeds of the target `name` into the folder that `NP_FUZZ_SEEDS` names, if it does:
+/// Writes the seeds of the target `name` into the folder that `NP_FUZZ_CORPUS` names, if it does:
 /// libFuzzer, which calls this before anything else, finds them there.
 pub fn start(name: &str) {
-    if let Some(folder) = std::env::var_os("NP_FUZZ_SEEDS") {
+    if let Some(folder) = std::env::var_os("NP_FUZZ_CORPUS") {
         for seed in (find(name).seeds)() {
             keep(Path::new(&folder), &seed).expect("the folder for seeds is there");
         }
