@@ -312,11 +312,11 @@ impl<'b> Fields<'_, 'b> {
     fn lines(&self, method: &str, path: &PathOf<'_>) -> String {
         let mut lines = format!("{method} {}{} HTTP/1.1\r\n", path.slash, path.rest);
         for field in self.0 {
-            let is_of_connection = FIELDS_OF_CONNECTION
-                .iter()
-                .any(|name| field.name.eq_ignore_ascii_case(name))
-                || field.name.eq_ignore_ascii_case(CALL_FIELD)
-                || self.lists("Connection", field.name);
+            let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+            // Nobody may list the host, without which it would be no request.
+            let is_of_connection = FIELDS_OF_CONNECTION.iter().any(|name| is(name))
+                || is(CALL_FIELD)
+                || self.lists("Connection", field.name) && !is("Host");
             match str::from_utf8(field.value.trim_ascii()) {
                 Ok(value) if value.is_ascii() && !is_of_connection => {
                     lines.extend([field.name, ": ", value, "\r\n"]);
@@ -363,6 +363,16 @@ mod tests {
         );
         assert_eq!(head.body, BodyLength::Exactly(3));
         assert!(!head.stays_open && !head.is_head && !head.expects_continue);
+    }
+
+    /// RFC 9112 section 3.2: whoever passes a request on sends a Host.
+    #[test]
+    fn the_host_is_passed_on_whatever_the_connection_lists() {
+        let head = parse(&with("Connection: X, Host\r\nX: y\r\nZ: y\r\n")).unwrap();
+        assert_eq!(
+            head.encode(1, 0),
+            parse(&with("Z: y\r\n")).unwrap().encode(1, 0)
+        );
     }
 
     #[test]
