@@ -22,7 +22,6 @@ pub fn run(input: &[u8]) -> bool {
     assert!(instances.len() <= GOB_INSTANCES_COUNT_MAX);
     let tags_count: usize = instances.iter().map(|found| found.meta.tags.len()).sum();
     assert!(tags_count <= GOB_TAGS_COUNT_MAX);
-    // An id that only the map has is the only text that is in none of the fields as well.
     let texts_size: usize = instances.iter().map(texts_size).sum();
     assert!(texts_size <= input.len());
     // Nothing behind the value is looked at.

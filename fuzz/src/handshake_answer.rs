@@ -145,7 +145,7 @@ fn challenged() -> (Vec<u8>, AwaitProof) {
 }
 
 fn await_proof() -> AwaitProof {
-    // Another server has challenged it than the one whose answer is a seed.
+    // Its nonce is another one than that which the seeds answer.
     let (_, state) = AwaitChallenge::start(key(), "host", [0xc2; 32], None);
     match state.take(&read(&challenge())) {
         Ok(Challenged::Native { next, .. }) => next,
