@@ -1,6 +1,6 @@
 //! The targets of `fuzz/` for a moment: seeds and damaged seeds, the same at every run.
 //!
-//! `NP_FUZZ_SEED` chooses other damage, `NP_FUZZ_ROUNDS` how much of it. An input that fails is
+//! `NP_FUZZ_SEED` chooses other damage, `NP_FUZZ_SIZE` how much of it. An input that fails is
 //! left in a file, for `make fuzz TARGET=name INPUT=file`.
 
 use std::panic::catch_unwind;
@@ -15,7 +15,8 @@ use targets::mutation::Xorshift;
 use targets::{TARGETS, Target, keep};
 
 const SEED: u64 = 0x6e70;
-const ROUNDS: u64 = 1500;
+/// Damaged input for each target (bytes): targets take some seconds for it, whatever its pieces.
+const SIZE: u64 = 1_000_000;
 
 fn number_of(variable: &str) -> Option<u64> {
     let text = env::var(variable).ok()?;
@@ -47,12 +48,15 @@ fn smoke(name: &str) {
     }
     let mut random = Xorshift::new(seed);
     let (mut taken_count, mut refused_count) = (0, 0);
-    for _ in 0..number_of("NP_FUZZ_ROUNDS").unwrap_or(ROUNDS) {
+    let size_max = number_of("NP_FUZZ_SIZE").unwrap_or(SIZE);
+    let mut size = 0;
+    while size < size_max {
         let seed_index = random.below(seeds.len());
         let mut input = random.damage(&seeds[seed_index]);
         if random.below(4) == 0 {
             input = random.damage(&input);
         }
+        size += u64::try_from(input.len()).unwrap() + 1;
         match run(target, &input, seed) {
             true => taken_count += 1,
             false => refused_count += 1,

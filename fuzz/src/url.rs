@@ -1,8 +1,9 @@
 //! The URL, and what a master makes of it.
 
+use nodepass::config::duration::{format_duration, parse_duration};
 use nodepass::config::instance::{InstanceUrlError, complete};
 use nodepass::config::options::Options;
-use nodepass::config::{Config, ConfigError, Notice, parse_url};
+use nodepass::config::{Address, Config, ConfigError, Notice, parse_url};
 use nodepass::limits::{Limits, TARGETS_COUNT_MAX, URL_OPTIONS_COUNT_MAX, URL_SIZE_MAX};
 use nodepass::wire::key::TunnelKey;
 
@@ -21,9 +22,10 @@ pub fn run(mut input: &[u8]) -> bool {
         let core = ["server", "client", "master"][usize::from(how % 3)];
         check_secret(&format!("{core}://{SECRET}{text}"), &limits);
     }
+    let is_notation = check_notations(text);
     check_completed(text, &limits);
     let Ok((config, notices)) = parse_url(text, &limits) else {
-        return false;
+        return is_notation;
     };
     assert!(text.len() <= URL_SIZE_MAX);
     assert!(config.targets.len() <= TARGETS_COUNT_MAX);
@@ -37,6 +39,18 @@ pub fn run(mut input: &[u8]) -> bool {
         assert_eq!(again, Config { key, ..config });
     }
     true
+}
+
+/// Checks that an address or a duration is the same once it is written.
+fn check_notations(text: &str) -> bool {
+    let (address, duration) = (Address::parse(text), parse_duration(text));
+    if let Ok(address) = &address {
+        assert_eq!(Address::parse(&address.to_string()).as_ref(), Ok(address));
+    }
+    if let Ok(duration) = duration {
+        assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
+    }
+    address.is_ok() || duration.is_ok()
 }
 
 /// Checks that a URL that begins with a key, or with what may be a piece of one, shows it nowhere.
@@ -84,6 +98,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "client://[::]:1/127.0.0.2:2?mode=1&dns=1.1.1.1,[2606::1]:54&read=1h2m&rate=9&slot=0",
         "master://127.0.0.1:9090/a/b?tls=2&crt=%2Fa%20b&key=/c+d&log=none",
         "SERVER://@:0/a:1?type=3&proxy=2&block=12&notcp=1&auth=1&dial=::1&sni=x&x=y&log=warn&log=",
+        "2h45m1.5s300ms7us9\u{b5}s0.000000000000000000001h",
+        "[::ffff:1.2.3.4]:080",
         "client://a:1/b:2?dns=0.5s&read=1.5µs&sni=none&noudp=1&mode=2&dns=2",
     ]
     .iter()
