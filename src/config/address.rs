@@ -39,6 +39,10 @@ pub enum AddressError {
     NoPort,
     /// Not a number from 0 to 65535.
     BadPort,
+    /// The port is a number, and a path or options follow without the '?' between.
+    BehindPort,
+    /// A URL of its own, as of a web page.
+    Scheme,
     /// An IPv6 address without brackets, or with broken ones.
     Brackets,
     /// What is in the brackets is no IPv6 address.
@@ -59,6 +63,10 @@ impl fmt::Display for AddressError {
             Self::Empty => "is empty; write host:port, [IPv6]:port or :port",
             Self::NoPort => "has no port; write host:port, [IPv6]:port or :port",
             Self::BadPort => "has a port that is not a number from 0 to 65535",
+            Self::BehindPort => {
+                "has something behind its port; nothing may follow there but '?' and options"
+            }
+            Self::Scheme => "is a URL of its own; write its host and port alone, as host:port",
             Self::Brackets => "has more than one colon; write an IPv6 address as [IPv6]:port",
             Self::BadIpv6 => {
                 "has no IPv6 address between its brackets; write [2001:db8::1]:port, without a zone"
@@ -85,6 +93,9 @@ impl Address {
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         if text.is_empty() {
             return Err(AddressError::Empty);
+        }
+        if text.contains("://") {
+            return Err(AddressError::Scheme);
         }
         let (host, port) = match text.strip_prefix('[') {
             Some(bracketed) => {
@@ -194,6 +205,10 @@ fn parse_port(text: &str) -> Result<u16, AddressError> {
     if text.is_empty() {
         return Err(AddressError::NoPort);
     }
+    let behind = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    if behind.len() < text.len() && behind.starts_with(['/', '&', ';']) {
+        return Err(AddressError::BehindPort);
+    }
     // The parser of u16 alone would let a sign pass.
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(AddressError::BadPort);
@@ -249,6 +264,12 @@ mod tests {
             ("host:+80", BadPort),
             ("host:-1", BadPort),
             ("host:8o", BadPort),
+            ("host:/80", BadPort),
+            ("host:80/", BehindPort),
+            ("host:80/path", BehindPort),
+            ("host:80&mode=1", BehindPort),
+            ("http://host:80", Scheme),
+            ("http://host", Scheme),
             ("::1:80", Brackets),
             ("[::1:80", Brackets),
             ("[fe80::1%eth0]:80", BadIpv6),

@@ -83,11 +83,11 @@ impl fmt::Display for ConfigError {
                 )
             }
             Self::Scheme { nearest } => {
-                f.write_str("the URL must begin with server://, client:// or master://")?;
-                if let Some(core) = nearest {
-                    write!(f, " (did you mean {core}://?)")?;
-                }
-                f.write_str(", for example server://key@0.0.0.0:10101/127.0.0.1:8080")
+                f.write_str(
+                    "the URL must begin with server://, client:// or master://, \
+                     for example server://key@0.0.0.0:10101/127.0.0.1:8080",
+                )?;
+                nearest.map_or(Ok(()), |core| write!(f, "; did you mean {core}://?"))
             }
             Self::Url(reason) => f.write_str(reason),
             Self::TooMany { what, count_max } => {

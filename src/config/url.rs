@@ -13,6 +13,8 @@ use crate::limits::{Limits, TARGETS_COUNT_MAX, URL_OPTIONS_COUNT_MAX, URL_SIZE_M
 use crate::wire::key::TunnelKey;
 use crate::wire::shown::shown;
 
+const QUOTED: &str = "the URL begins with a space or a quotation mark; leave both out in files and \
+                      variables, only a shell takes quotes off";
 const RAW_HASH: &str = "the URL has a raw '#'; write it as %23";
 const RAW_CONTROL: &str =
     "the URL has a control character, such as a tab or a line break; write it percent-encoded";
@@ -91,6 +93,9 @@ pub(super) fn split_url(url: &str) -> Result<UrlParts<'_>, ConfigError> {
 }
 
 fn split_core(url: &str) -> Result<(Core, &str), ConfigError> {
+    if url.starts_with([' ', '\'', '"']) {
+        return Err(ConfigError::Url(QUOTED));
+    }
     let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
     let core = Core::ALL
         .into_iter()
@@ -565,7 +570,10 @@ mod tests {
                 error.starts_with("the URL must begin with server://, client:// or "),
                 "{error}"
             );
-            assert!(error.ends_with("for example server://key@0.0.0.0:10101/127.0.0.1:8080"));
+            assert!(error.contains(", for example server://key@0.0.0.0:10101/127.0.0.1:8080"));
+        }
+        for url in [" server://:1/:2", "'server://:1/:2'", "\"server://:1/:2\""] {
+            assert!(error(url).starts_with("the URL begins with a space or a quotation mark; "));
         }
         assert!(error("sever://:1/:2").contains("did you mean server://?"));
     }
@@ -591,7 +599,7 @@ mod tests {
             ("server://:1/:2,,:3", "target address '' is empty; "),
             (
                 "server://:1/a:2/b",
-                "target address 'a:2/b' has a port that is not",
+                "target address 'a:2/b' has something behind its port; ",
             ),
             (
                 "client://::1:1/:2",

@@ -40,6 +40,8 @@ pub enum CertificateFault {
     NotYetValid,
     /// Nobody who is trusted has signed it.
     UnknownIssuer,
+    /// The one who is trusted under the issuer's name has not signed it.
+    WrongIssuer,
     /// It is for others than this name or address.
     WrongName(String),
     /// Something else, in the words of the TLS library.
@@ -67,6 +69,8 @@ impl CertificateFault {
                 Self::NotYetValid
             }
             CertificateError::UnknownIssuer => Self::UnknownIssuer,
+            // Also where a self-signed one was made anew, and the former one is trusted here.
+            CertificateError::BadSignature => Self::WrongIssuer,
             CertificateError::NotValidForNameContext { expected, .. } => {
                 Self::WrongName(expected.to_str().into_owned())
             }
@@ -125,6 +129,10 @@ impl fmt::Display for CertificateFault {
             Self::UnknownIssuer => f.write_str(
                 "its issuer is unknown; use one from a public authority there, \
                  or name the issuer in SSL_CERT_FILE here",
+            ),
+            Self::WrongIssuer => f.write_str(
+                "it is not signed by the issuer of that name that is trusted here; \
+                 name the right one in SSL_CERT_FILE here, or correct the certificate there",
             ),
             Self::WrongName(name) => write!(
                 f,

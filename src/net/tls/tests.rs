@@ -26,11 +26,15 @@ struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
     fn new() -> Self {
-        let mut parameters = CertificateParams::default();
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         // No two are called the same.
         let name = Fingerprint::of_certificate(key.public_key_raw()).to_string();
+        Self::called(&name, key)
+    }
+
+    fn called(name: &str, key: KeyPair) -> Self {
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         parameters.distinguished_name.push(DnType::CommonName, name);
         Self(CertifiedIssuer::self_signed(parameters, key).unwrap())
     }
@@ -256,6 +260,10 @@ fn a_refused_certificate_says_why() {
     assert_eq!(stranger, CertificateFault::UnknownIssuer);
     let self_signed = refusal(&self_signed(), &client, "localhost");
     assert_eq!(self_signed, CertificateFault::UnknownIssuer);
+    let [one, other] = [(); 2].map(|()| Authority::called("CA", KeyPair::generate().unwrap()));
+    let remade = other.server(&["tunnel.example"], (2000, 3000));
+    let remade = refusal(&remade, &one.client(), "tunnel.example");
+    assert_eq!(remade, CertificateFault::WrongIssuer);
 
     let text = TlsError::Certificate(wrong).to_string();
     assert!(text.contains("not for 'other.example'"), "{text}");
