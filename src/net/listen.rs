@@ -65,6 +65,9 @@ impl fmt::Display for ListenError {
                     io::ErrorKind::AddrInUse => {
                         f.write_str("; stop the program that has it, or choose another port")
                     }
+                    io::ErrorKind::AddrNotAvailable => {
+                        f.write_str("; it is no address of this host")
+                    }
                     _ => Ok(()),
                 }
             }

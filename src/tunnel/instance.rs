@@ -112,7 +112,7 @@ impl Instance {
         if size > size_max {
             self.notes.udp.log(format_args!(
                 "Datagram of {size} bytes from {sender} dropped: \
-                 NP_UDP_DATA_BUF_SIZE is {size_max}"
+                 NP_UDP_DATA_BUF_SIZE is {size_max}, raise it where more is needed"
             ));
         }
         size <= size_max
