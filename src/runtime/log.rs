@@ -57,6 +57,8 @@ impl Log {
         };
         Builder::new()
             .filter_level(threshold.level)
+            // What it does in between is nothing to an operator.
+            .filter_module("tiny_http", threshold.level.min(LevelFilter::Info))
             .filter_module(
                 EVENT_TARGET,
                 if threshold.events {

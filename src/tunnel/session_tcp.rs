@@ -229,9 +229,11 @@ pub fn serve_entry(instance: &Instance, sessions: &Sessions, visitor: Visitor) {
             note_not_served(instance, address, &not_taken, not_taken == NotTaken::Left);
             Away
         })?;
+        let to = format!("{} through the tunnel", session.peer());
+        log::debug!("Visitor {address} connected to {to}");
         Ok(Far {
             carrier,
-            to: format!("{} through the tunnel", session.peer()),
+            to,
             first: Vec::new(),
             over: Some(session.over()),
         })
