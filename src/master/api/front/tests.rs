@@ -18,18 +18,21 @@ struct House {
     backend: Backend,
     /// What became of streams of events.
     ended: Receiver<io::Error>,
+    /// Tells of each request for `/slow` that has come through.
+    slow: Receiver<()>,
 }
 
 impl House {
     fn open(cover: ServerCover) -> Self {
         let backend = Backend::start(vec![std::env::temp_dir()]).unwrap();
         let (sender, ended) = channel();
+        let (slow_sender, slow) = channel();
         std::thread::spawn({
             let backend = backend.clone();
             move || {
                 while let Some(received) = backend.receive() {
-                    let sender = sender.clone();
-                    std::thread::spawn(move || answer(received.request, &sender));
+                    let senders = (sender.clone(), slow_sender.clone());
+                    std::thread::spawn(move || answer(received.request, &senders.0, &senders.1));
                 }
             }
         });
@@ -40,6 +43,7 @@ impl House {
             front: Some(front),
             backend,
             ended,
+            slow,
         }
     }
 
@@ -64,7 +68,7 @@ impl Drop for House {
 }
 
 /// Answers with what has come, in a way that the path tells.
-fn answer(mut request: Request, ended: &Sender<io::Error>) {
+fn answer(mut request: Request, ended: &Sender<io::Error>, slow: &Sender<()>) {
     let mut body = String::new();
     request.as_reader().read_to_string(&mut body).unwrap();
     let text = format!("{} {} {body}", request.method(), request.url());
@@ -87,6 +91,8 @@ fn answer(mut request: Request, ended: &Sender<io::Error>) {
             request.respond(response).unwrap();
         }
         "/slow" => {
+            // Whoever does not wait for it has no use for it.
+            let _ = slow.send(());
             std::thread::sleep(Duration::from_millis(200));
             request.respond(Response::from_string(text)).unwrap();
         }
@@ -347,8 +353,7 @@ fn at_the_end_answers_are_finished() {
     events.head();
     let mut slow = house.connect();
     slow.send("GET /slow HTTP/1.1\r\nHost: h\r\n\r\n");
-    // Whoever is answered after that came after it.
-    house.connect().get("/");
+    house.slow.recv_timeout(DEADLINE).unwrap();
     house.front().drain();
     assert_eq!(idle.rest(), "");
     assert_eq!(half_way.rest(), "");
