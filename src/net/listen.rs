@@ -20,6 +20,7 @@ use crate::config::options::Options;
 use crate::limits::{
     ACCEPT_BACKLOG, ACCEPT_BATCH_MAX, ACCEPT_PAUSE, FREE_PORT_TRIES_MAX, UDP_LISTENER_BUFFER_SIZE,
 };
+use crate::runtime::descriptors;
 use crate::runtime::event::Event;
 use crate::runtime::log::Repeated;
 
@@ -301,7 +302,7 @@ impl Acceptor {
             listener,
             who,
             shortage: Repeated::new(Level::Warn, "connections refused for want of descriptors"),
-            spare: spare_descriptor(),
+            spare: descriptors::take_one().ok(),
         }
     }
 
@@ -321,7 +322,7 @@ impl Acceptor {
                     // The spare descriptor makes room to accept one and hang up on him.
                     drop(self.spare.take());
                     drop(accept(&self.listener));
-                    self.spare = spare_descriptor();
+                    self.spare = descriptors::take_one().ok();
                     if self.spare.is_none() {
                         return Accepting::Short;
                     }
@@ -335,7 +336,7 @@ impl Acceptor {
             }
         }
         if self.spare.is_none() {
-            self.spare = spare_descriptor();
+            self.spare = descriptors::take_one().ok();
         }
         Accepting::Well
     }
@@ -353,10 +354,6 @@ fn accept(listener: &TcpListener) -> Result<(OwnedFd, SocketAddr), Errno> {
     // A connection without an address has been reset meanwhile.
     let address = address.and_then(|any| SocketAddr::try_from(any).ok());
     Ok((socket, canonical(address.ok_or(Errno::CONNABORTED)?)))
-}
-
-fn spare_descriptor() -> Option<OwnedFd> {
-    std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
 }
 
 /// Returns the address as its owner would write it: one of IPv4 that came to a socket for both

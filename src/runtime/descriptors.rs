@@ -1,10 +1,9 @@
 //! How many descriptors this process may have open.
 
-#[cfg(feature = "master")]
-use std::fs::File;
-#[cfg(feature = "master")]
 use std::io;
+use std::os::fd::OwnedFd;
 
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Raises the limit as far as the system allows, and returns it.
@@ -31,9 +30,13 @@ pub fn raise_limit() -> usize {
 /// Errors: they are not; a retry can help.
 #[cfg(feature = "master")]
 pub fn check_spare(count: usize) -> io::Result<()> {
-    let open = |_| File::open("/dev/null");
-    (0..count)
-        .map(open)
-        .collect::<io::Result<Vec<File>>>()
-        .map(drop)
+    let held: io::Result<Vec<OwnedFd>> = (0..count).map(|_| take_one()).collect();
+    held.map(drop)
+}
+
+/// Takes a descriptor that is good for nothing but to be given back. No file has to be there for it.
+///
+/// Errors: none is free.
+pub fn take_one() -> io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::CLOEXEC)?)
 }

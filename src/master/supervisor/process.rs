@@ -1,8 +1,10 @@
 //! One process of an instance.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, PipeReader, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -69,14 +71,14 @@ impl fmt::Display for End {
     }
 }
 
-/// Returns the program that runs here, also when its file has been replaced or removed.
-fn own_program() -> io::Result<PathBuf> {
-    let program = std::env::current_exe()?;
-    Ok(if program.exists() {
-        program
-    } else {
-        PathBuf::from("/proc/self/exe")
-    })
+/// Returns the program that runs here, also when its file has been replaced or removed; without
+/// /proc, as in a root of its own, what the kernel was told to start.
+fn own_program() -> PathBuf {
+    match std::env::current_exe() {
+        Ok(program) if program.exists() => program,
+        Ok(_) => PathBuf::from("/proc/self/exe"),
+        Err(_) => PathBuf::from(OsStr::from_bytes(rustix::param::linux_execfn().to_bytes())),
+    }
 }
 
 impl Process {
@@ -89,7 +91,7 @@ impl Process {
         let (output, input) = io::pipe()?;
         // Only this end: the process writes as it always does.
         rustix::fs::fcntl_setfl(&output, OFlags::NONBLOCK)?;
-        let mut child = Command::new(own_program()?)
+        let mut child = Command::new(own_program())
             .arg("-")
             .env(MASTER_VARIABLE, own_id())
             // It may hold a key, and is not for an instance.
