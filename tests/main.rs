@@ -4,6 +4,10 @@
     clippy::unwrap_used,
     reason = "a failed step of a test is a failed test"
 )]
+#![allow(
+    clippy::disallowed_types,
+    reason = "tests run where they are compiled, not on a router"
+)]
 #![cfg_attr(
     not(all(
         feature = "http2",

@@ -16,6 +16,10 @@
 //! | `table` | samples, medians, output |
 
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::disallowed_types,
+    reason = "what is measured is measured here, not on a router"
+)]
 
 mod bulk;
 mod datagrams;

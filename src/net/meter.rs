@@ -1,5 +1,10 @@
 //! Byte counters of an instance.
 
+#![allow(
+    clippy::disallowed_types,
+    reason = "this is where those are told apart that have it"
+)]
+
 #[cfg(target_has_atomic = "64")]
 use std::sync::atomic::{AtomicU64, Ordering};
 

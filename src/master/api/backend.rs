@@ -15,7 +15,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -43,11 +43,18 @@ struct Shared {
     present: Mutex<Arc<Running>>,
     /// One connection is made at a time.
     turn: Mutex<()>,
-    /// Calls that have not been received yet, by their numbers.
-    calls: Mutex<HashMap<u64, Receiver<Infallible>>>,
-    next_call: AtomicU64,
+    calls: Mutex<Calls>,
     closed: AtomicBool,
     stopped: Repeated,
+}
+
+/// Calls that have not been received yet.
+#[derive(Default)]
+struct Calls {
+    /// The number of the last one.
+    last: u64,
+    /// By their numbers, what tells that the client has left.
+    departures: HashMap<u64, Receiver<Infallible>>,
 }
 
 /// A connection to the server for one request; while it is there, so is its client.
@@ -99,7 +106,6 @@ impl Backend {
                 present: Mutex::new(Arc::new(running)),
                 turn: Mutex::new(()),
                 calls: Mutex::default(),
-                next_call: AtomicU64::new(1),
                 closed: AtomicBool::new(false),
                 stopped: Repeated::new(Level::Error, "stops of the API server"),
             }),
@@ -132,9 +138,8 @@ impl Backend {
     /// Errors: the system is short of descriptors, or the server is; a retry can help.
     pub fn call(&self) -> io::Result<Call> {
         let stream = self.connect()?;
-        let number = self.shared.next_call.fetch_add(1, Ordering::Relaxed);
         let (presence, departure) = bounded(0);
-        lock(&self.shared.calls).insert(number, departure);
+        let number = lock(&self.shared.calls).note(departure);
         Ok(Call {
             stream,
             number,
@@ -162,7 +167,8 @@ impl Backend {
         let mut fields = request.headers().iter();
         let field = fields.find(|field| field.field.equiv(CALL_FIELD));
         let number = field.and_then(|field| field.value.as_str().parse().ok());
-        let departure = number.and_then(|number: u64| lock(&self.shared.calls).remove(&number));
+        let departure =
+            number.and_then(|number: u64| lock(&self.shared.calls).departures.remove(&number));
         // One who is not known any more has left.
         departure.unwrap_or_else(|| bounded(0).1)
     }
@@ -201,9 +207,20 @@ impl Backend {
     }
 }
 
+impl Calls {
+    /// Gives a call its number.
+    fn note(&mut self, departure: Receiver<Infallible>) -> u64 {
+        self.last += 1;
+        self.departures.insert(self.last, departure);
+        self.last
+    }
+}
+
 impl Drop for Call {
     fn drop(&mut self) {
-        lock(&self.backend.shared.calls).remove(&self.number);
+        lock(&self.backend.shared.calls)
+            .departures
+            .remove(&self.number);
     }
 }
 
@@ -371,8 +388,8 @@ mod tests {
             received.departure.try_recv(),
             Err(TryRecvError::Disconnected)
         );
-        assert_eq!(lock(&backend.shared.calls).len(), 1);
+        assert_eq!(lock(&backend.shared.calls).departures.len(), 1);
         drop(other);
-        assert_eq!(lock(&backend.shared.calls).len(), 0);
+        assert_eq!(lock(&backend.shared.calls).departures.len(), 0);
     }
 }
