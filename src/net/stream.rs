@@ -34,6 +34,15 @@ pub trait Stream {
     /// Errors: `WouldBlock` when bytes written before have yet to leave.
     fn finish(&mut self) -> io::Result<()>;
 
+    /// From now on, to close this without [`Stream::finish`] is to cut it: the other side sees that,
+    /// also where it is the kernel that closes because this process has been killed.
+    ///
+    /// Nothing to do for streams that tell an end from a cut by themselves.
+    fn expect_finish(&mut self) {}
+
+    /// Takes [`Stream::expect_finish`] back.
+    fn forgo_finish(&mut self) {}
+
     /// Ends both directions so that the other side sees that the stream was cut short.
     ///
     /// Blocks: until what was written has left, at most until `deadline`.
@@ -113,6 +122,7 @@ pub enum Condition {
 #[derive(Debug)]
 pub struct PlainStream {
     socket: TcpStream,
+    expects_finish: bool,
 }
 
 impl PlainStream {
@@ -120,6 +130,7 @@ impl PlainStream {
     pub fn new(socket: OwnedFd) -> Self {
         Self {
             socket: socket.into(),
+            expects_finish: false,
         }
     }
 
@@ -157,7 +168,21 @@ impl Stream for PlainStream {
     }
 
     fn finish(&mut self) -> io::Result<()> {
+        self.forgo_finish();
         self.socket.shutdown(Shutdown::Write)
+    }
+
+    fn expect_finish(&mut self) {
+        // Closed with this mark, it is reset.
+        let marked = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
+        self.expects_finish = marked.is_ok();
+    }
+
+    fn forgo_finish(&mut self) {
+        if std::mem::take(&mut self.expects_finish) {
+            // What cannot be marked any more is broken.
+            let _ = SockRef::from(&self.socket).set_linger(None);
+        }
     }
 
     fn abort(&mut self, deadline: Instant) {

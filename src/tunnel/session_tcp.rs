@@ -125,6 +125,14 @@ impl Stream for Guarded {
         self.stream.finish()
     }
 
+    fn expect_finish(&mut self) {
+        self.stream.expect_finish();
+    }
+
+    fn forgo_finish(&mut self) {
+        self.stream.forgo_finish();
+    }
+
     fn abort(&mut self, deadline: Instant) {
         self.stream.abort(deadline);
     }

@@ -1,7 +1,8 @@
 //! The tunnel from start to stop: modes, counters, restarts, draining, exit statuses.
 
 use std::io::Write;
-use std::net::{Shutdown, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,12 +12,12 @@ use crate::support::each::for_each;
 use crate::support::pattern::Pattern;
 use crate::support::program::{Checkpoint, Launch, Program};
 use crate::support::servers::{TcpServer, UdpServer, echo_both, set_deadline};
-use crate::support::tunnel::{Combination, End, Flow, Place, Tunnel};
+use crate::support::tunnel::{Combination, Dialect, End, Flow, Place, Tunnel};
 use crate::support::visitors::{
-    assert_closed, dial, exchange, exchange_datagram, read_count, read_to_end, receive_datagram,
-    try_dial, try_exchange, udp_visitor, wait_refused,
+    End as StreamEnd, assert_closed, dial, exchange, exchange_datagram, read_count, read_to_end,
+    receive_datagram, try_dial, try_exchange, udp_visitor, wait_refused,
 };
-use crate::support::{eventually, free_address, own_loopback};
+use crate::support::{DEADLINE, eventually, free_address, own_loopback};
 
 /// How soon a program ends that has nothing to wait for.
 const PROMPT: Duration = Duration::from_secs(5);
@@ -165,6 +166,52 @@ fn restarted_end_takes_the_tunnel_up_again_in_every_combination() {
                 try_exchange(&try_dial(tunnel.tcp()).ok()?, b"after").ok()
             });
         }
+    });
+}
+
+/// Kills a program on the way of an open connection: what the system closes for it must not look
+/// like the whole, neither to the visitor at `entry` nor to the target.
+fn check_killed(entry: impl FnOnce(&TcpServer) -> (SocketAddr, Box<dyn FnOnce()>)) {
+    let (tell, told) = mpsc::channel();
+    let target = TcpServer::start(move |mut stream| {
+        exchange(stream, b"said both ways");
+        stream.write_all(b".").unwrap();
+        tell.send(read_to_end(stream).1).unwrap();
+    });
+    let (entry, kill) = entry(&target);
+    let mut visitor = dial(entry);
+    let words = read_count(&visitor, 14);
+    visitor.write_all(&words).unwrap();
+    assert_eq!(read_count(&visitor, 1), b".");
+    kill();
+    assert_eq!(read_to_end(&visitor).1, StreamEnd::Reset, "the visitor");
+    let at_target = told.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(at_target, StreamEnd::Reset, "the target");
+}
+
+#[test]
+fn killed_end_looks_like_no_end_in_every_combination() {
+    let mut combinations = Combination::all();
+    // Some types cannot tell in v1.
+    combinations.retain(|combination| combination.dialect == Dialect::Native);
+    for_each(&combinations, |combination| {
+        for end in [End::Client, End::Server] {
+            check_killed(|target| {
+                let plan = combination.to(target.address());
+                let mut tunnel = plan.report("300ms").start();
+                let entry = tunnel.tcp();
+                (entry, Box::new(move || tunnel.program_mut(end).kill()))
+            });
+        }
+    });
+}
+
+#[test]
+fn killed_forwarder_looks_like_no_end() {
+    check_killed(|target| {
+        let mut forwarder = Program::forward_to(target.address(), "");
+        let entry = forwarder.tcp_address();
+        (entry, Box::new(move || forwarder.kill()))
     });
 }
 

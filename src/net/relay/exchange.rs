@@ -39,6 +39,8 @@ pub struct Exchange<'a> {
     /// The other side has ended, and may yet leave without a hang-up that poll would tell of.
     may_leave: bool,
     ending: Option<Ending>,
+    /// Both streams have been told that an end is to come by `finish`.
+    has_begun: bool,
 }
 
 /// One side broke; what it had sent before is delivered to the other one.
@@ -88,6 +90,7 @@ impl<'a> Exchange<'a> {
             half_open_since: None,
             may_leave: false,
             ending: None,
+            has_begun: false,
         }
     }
 
@@ -98,6 +101,10 @@ impl<'a> Exchange<'a> {
         application: &mut dyn Stream,
         other: &mut dyn Stream,
     ) -> Option<CloseReason> {
+        if !std::mem::replace(&mut self.has_begun, true) {
+            application.expect_finish();
+            other.expect_finish();
+        }
         if self.ending.is_none() {
             let reason = match self.pump(application, other) {
                 None => return None,
@@ -329,7 +336,11 @@ impl<'a> Exchange<'a> {
     ) {
         let deadline = Instant::now() + RESET_FLUSH_TIMEOUT;
         match reason {
-            CloseReason::Finished => {}
+            // One that was given no end sees an ordinary one when it is closed.
+            CloseReason::Finished => {
+                application.forgo_finish();
+                other.forgo_finish();
+            }
             // Who is owed nothing sees an ordinary end; who is owed something must not take what
             // he got for the whole.
             CloseReason::Idle => {
