@@ -14,8 +14,12 @@ use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit}
 
 use super::{DEADLINE, eventually};
 
-/// Where the program is.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_nodepass");
+/// Where the program is: the one built for the tests, if `NP_TEST_BINARY` has named no other one when
+/// they were compiled.
+pub const BINARY: &str = match option_env!("NP_TEST_BINARY") {
+    Some(path) => path,
+    None => env!("CARGO_BIN_EXE_nodepass"),
+};
 
 /// How the program is to be started.
 pub struct Launch {

@@ -45,6 +45,8 @@ impl TcpServer {
         listener: TcpListener,
         serve: impl Fn(&TcpStream) + Send + Sync + 'static,
     ) -> Self {
+        // With the queue of the standard library, some of hundreds who come at once are reset.
+        rustix::net::listen(&listener, 4096).unwrap();
         let listener = Arc::new(listener);
         let address = listener.local_addr().unwrap();
         let live = Arc::new(Mutex::new(Vec::new()));
