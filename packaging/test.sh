@@ -61,6 +61,15 @@ for source in $sources; do
     grep -qxF "!$source" packaging/Dockerfile.dockerignore || fail "Docker does not see $source"
 done
 
+# What goes along with the program names what is in it, with its terms.
+for profile in full minimal; do
+    PROFILE=$profile scripts/licenses.sh >"$folder/$profile"
+    grep -q '^ring v[0-9.]*: Apache-2.0 AND ISC$' "$folder/$profile" || fail "no licence of ring: $profile"
+    grep -q 'Permission to use, copy, modify' "$folder/$profile" || fail "no text of it: $profile"
+done
+grep -qx 'Swagger UI' "$folder/full" || fail 'no licence of Swagger UI'
+! grep -q '^quiche\|^Swagger' "$folder/minimal" || fail 'a licence of what is not in minimal'
+
 # Both set variables that the program knows.
 names=$(sed -n 's/^\(ENV \|Environment=\|#\{0,1\}\)\(N[A-Z]*_[A-Z_]*\)=.*/\2/p' packaging/*)
 for name in $names; do
