@@ -3,16 +3,19 @@
 #   make            build the program: target/release/nodepass
 #   make demo       see it take a web page through a tunnel
 #   make check      all that must pass before a change goes in
-#   make test       only the tests
+#   make test       only the tests; NP_TEST_BINARY=/path/to/nodepass tests another program
 #   make fuzz-smoke only the decoders under damaged input, for a moment
 #   make fuzz       the same under all that libFuzzer thinks of; TARGET=name for one of them
 #                   (fuzz/src/bin), SECONDS=600 for longer than a minute each, INPUT=file for that
 #                   alone
 #   make package-test  only those of the packages for OpenWrt, systemd and Docker
+#   make static-test   only that of one static file in an empty root
 #   make static     one file that needs no libraries; TARGET=triple for another machine,
 #                   PROFILE=router or minimal for less of it
-#   make alone      see that file resolve names and forward from an empty root
+#   make alone      see that file resolve names and forward from an empty root; with TARGET,
+#                   on an emulator
 #   make size       how large that file is in each profile
+#   make licenses   the texts that have to go along with a program that is handed on
 #   make man        rewrite the generated parts of manual and documents
 #   make bench      compare with socat, haproxy and rathole; BENCH_OPTIONS='--rounds 2', see --help
 #   make bench-link compare with rathole over a link of 50 ms; root only; BENCH_OPTIONS='--loss 1'
@@ -49,7 +52,7 @@ CARGO_FUZZ = $(FUZZ)/bin/cargo-fuzz
 FUZZ_OPTIONS = -max_len=20000 -timeout=5 -rss_limit_mb=512 -print_final_stats=1
 LINK_HELPER = $(abspath $(BUILD))/bench/delaylink
 
-.PHONY: all demo check lint features package-test test fuzz fuzz-smoke static alone size man bench bench-api bench-link install clean
+.PHONY: all demo check lint features package-test static-test test fuzz fuzz-smoke static alone size licenses man bench bench-api bench-link install clean
 
 all:
 	@$(NEED) $(TOOLS)
@@ -61,7 +64,7 @@ demo:
 	scripts/demo.sh $(BINARY)
 
 # The tests come last, so that their result is what one sees.
-check: lint features package-test test
+check: lint features package-test static-test test
 
 lint:
 	@$(NEED) $(TOOLS) curl shellcheck $(if $(wildcard $(MANUAL)),mandoc)
@@ -83,10 +86,18 @@ features:
 
 # Each URL that a package yields is checked by the program.
 package-test:
-	@$(NEED) $(TOOLS) busybox
+	@$(NEED) $(TOOLS) busybox unzip
 	$(CARGO) build
 	openwrt/test.sh $(BUILD)/debug/nodepass
 	packaging/test.sh $(BUILD)/debug/nodepass
+
+# The program of routers as one file, in an empty root; QUIC would take minutes more.
+static-test:
+	@if unshare --map-root-user --net true 2>/dev/null; then \
+	    $(MAKE) --no-print-directory alone PROFILE=router TARGET=; \
+	else \
+	    echo 'static-test: skipped, there are no network namespaces here'; \
+	fi
 
 test: $(PYTHON)/made
 	@$(NEED) $(TOOLS) chromium curl nginx
@@ -124,13 +135,19 @@ static:
 	@$(NEED) $(TOOLS) readelf
 	CARGO=$(CARGO) PROFILE=$(PROFILE) scripts/build-static.sh $(TARGET)
 
+# A program for another processor takes an emulator.
 alone: static
-	@$(NEED) curl ip openssl python3
+	@$(NEED) curl ip openssl python3 $(if $(filter-out $(shell uname -m)-%,$(TARGET)),qemu-mips-static update-binfmts)
 	scripts/alone.sh $(BUILD)/$(or $(TARGET),$(HOST))/small/nodepass
 
 size:
 	@$(NEED) $(TOOLS) readelf
 	CARGO=$(CARGO) scripts/size.sh $(TARGET)
+
+licenses:
+	@$(NEED) cargo unzip
+	PROFILE=$(PROFILE) scripts/licenses.sh $(TARGET) >$(BUILD)/licenses.txt
+	@echo $(BUILD)/licenses.txt
 
 man:
 	@$(NEED) $(TOOLS)

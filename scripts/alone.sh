@@ -1,11 +1,13 @@
 #!/bin/sh
 # Shows that a static program needs nothing: alone in an empty root, it resolves names with the
-# resolver of the system and with its own, forwards, and verifies a certificate.
+# resolver of the system and with its own, forwards, verifies a certificate, and does what else its
+# features are for.
 #
 #   scripts/alone.sh path/to/static/nodepass
 #
 # In a network and a root of its own, so that it takes neither ports nor names of this machine.
-# Takes root, or a system that lets users have user namespaces.
+# Takes root, or a system that lets users have user namespaces. A program for another processor
+# takes a system that knows an emulator for it, such as qemu-user-static with binfmt-support.
 set -eu
 
 if [ "${2:-}" != inside ]; then
@@ -15,6 +17,11 @@ if [ "${2:-}" != inside ]; then
     exec unshare --map-root-user --net "$0" "$1" inside
 fi
 
+version=$("$1" --version) || {
+    echo "alone: $1 does not run here" >&2
+    exit 1
+}
+echo "alone: $version"
 folder=$(mktemp -d)
 pids=
 
@@ -51,17 +58,35 @@ start() {
     wait_for "$1" 'istening on tcp\|is up'
 }
 
-# fetch PORT WHAT
+# fetch PORT WHAT: over TCP and over UDP.
 fetch() {
     page=$(curl --silent --show-error --fail --noproxy '*' --max-time 20 "http://127.0.0.1:$1/") ||
         fail "no page: $2"
     [ "$page" = 'Hello from outside.' ] || fail "another page: $2"
+    echo "$datagram" | python3 - "$1" || fail "no datagram came back: $2"
     echo "alone: $2"
+}
+
+# Sends one of the largest that an address of the internet lets through, and wants it back.
+datagram='
+import os, socket, sys
+
+sent = os.urandom(1400)
+visitor = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+visitor.settimeout(20)
+visitor.connect(("127.0.0.1", int(sys.argv[1])))
+visitor.send(sent)
+sys.exit(visitor.recv(65536) != sent)
+'
+
+# has FEATURE
+has() {
+    echo "$version" | grep -q "[ (]$1[,;]"
 }
 
 ip link set lo up
 
-# The world outside: a page, and a name server that knows one name.
+# The world outside: a page, an echo at the same port over UDP, and a name server that knows one name.
 cat >"$folder/world.py" <<'END'
 import http.server, socket, threading
 
@@ -84,9 +109,17 @@ def answer_names():
         record = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\x7f\0\0\1" if found else b""
         names.sendto(head + query[12 : end + 5] + record, sender)
 
+def echo():
+    while True:
+        datagram, sender = datagrams.recvfrom(65536)
+        datagrams.sendto(datagram, sender)
+
 names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 names.bind(("127.0.0.1", 53))
+datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+datagrams.bind(("127.0.0.1", 8080))
 threading.Thread(target=answer_names, daemon=True).start()
+threading.Thread(target=echo, daemon=True).start()
 page = http.server.ThreadingHTTPServer(("127.0.0.1", 8080), Page)
 print("ready", flush=True)
 page.serve_forever()
@@ -107,16 +140,44 @@ fetch 10001 'an empty root, name servers from the URL'
 start system "$folder/told" 'client://127.0.0.1:10002/web.test:8080?mode=1'
 fetch 10002 'the resolver of the system'
 
-start server "$folder/empty" 'server://key@127.0.0.1:10101/127.0.0.1:10003?mode=1&tls=1&auth=1'
-start client "$folder/told" 'client://key@web.test:10101/web.test:8080?mode=2&auth=1'
-fetch 10003 'a tunnel with tls=1'
+# tunnel PORT NAME OPTIONS: visitors of PORT + 1 come to the target.
+tunnel() {
+    start "$2-server" "$folder/empty" \
+        "server://key@127.0.0.1:$1/127.0.0.1:$(($1 + 1))?mode=1&auth=1&$3"
+    start "$2-client" "$folder/told" "client://key@web.test:$1/web.test:8080?mode=2&auth=1&min=8"
+    fetch "$(($1 + 1))" "a tunnel with $3"
+}
 
-openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=web.test \
-    -addext subjectAltName=DNS:web.test -addext basicConstraints=critical,CA:FALSE \
-    -keyout "$folder/empty/key.pem" -out "$folder/empty/crt.pem" 2>"$folder/openssl.log"
-cp "$folder/empty/crt.pem" "$folder/told/trusted.pem"
-start verified-server "$folder/empty" \
-    'server://key@127.0.0.1:10102/127.0.0.1:10004?mode=1&tls=2&crt=/crt.pem&key=/key.pem&auth=1'
-export SSL_CERT_FILE=/trusted.pem
-start verified-client "$folder/told" 'client://key@web.test:10102/web.test:8080?mode=2&auth=1'
-fetch 10004 'a tunnel with tls=2, certificates from SSL_CERT_FILE'
+tunnel 10110 plain 'tls=0'
+if has tls; then
+    tunnel 10120 own-certificate 'tls=1'
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=web.test \
+        -addext subjectAltName=DNS:web.test -addext basicConstraints=critical,CA:FALSE \
+        -keyout "$folder/empty/key.pem" -out "$folder/empty/crt.pem" 2>"$folder/openssl.log"
+    cp "$folder/empty/crt.pem" "$folder/told/trusted.pem"
+    export SSL_CERT_FILE=/trusted.pem
+    tunnel 10130 verified 'tls=2&crt=/crt.pem&key=/key.pem'
+fi
+if has quic; then
+    tunnel 10140 quic 'tls=1&type=1'
+fi
+if has websocket; then
+    tunnel 10150 websocket 'type=2'
+fi
+if has http2; then
+    tunnel 10160 http2 'tls=1&type=3'
+fi
+
+# A master finds its own program, and starts it.
+if has master; then
+    mkdir "$folder/empty/state"
+    export NP_STATE_DIR=/state
+    start master "$folder/empty" 'master://127.0.0.1:9090'
+    wait_for master 'API key'
+    key=$(sed 's/.*"url":"\([0-9a-f]\{32\}\)".*/\1/' "$folder/empty/state/nodepass.json")
+    curl --silent --show-error --fail-with-body --noproxy "*" --max-time 20 --header "X-API-Key: $key" \
+        --data '{"url":"client://127.0.0.1:10170/127.0.0.1:8080?mode=1"}' \
+        http://127.0.0.1:9090/api/v1/instances >>"$folder/curl.log" || fail 'the master makes no instance'
+    wait_for master 'istening on tcp 127.0.0.1:10170'
+    fetch 10170 'an instance of a master'
+fi

@@ -14,7 +14,9 @@ package_of() {
     case $1 in
     ip) echo iproute2 ;;
     libclang) echo clang ;;
+    qemu-*-static) echo qemu-user-static ;;
     readelf) echo binutils ;;
+    update-binfmts) echo binfmt-support ;;
     *) echo "$1" ;;
     esac
 }
