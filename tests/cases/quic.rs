@@ -323,15 +323,18 @@ fn session_may_have_more_than_one_connection_and_they_end_with_it() {
     // Whoever does not belong to a session is sent away after twice the time for a handshake, and
     // when he has sent this much.
     const MANY: u64 = 256 * 1024;
-    let visitors: Vec<TcpStream> = (0..2).map(|_| dial(server.tcp_address())).collect();
+    let mut visitors: Vec<TcpStream> = Vec::new();
     let mut named: Vec<PoolId> = Vec::new();
-    for mut visitor in &visitors {
+    // One after the other: their signals may come in any order.
+    for _ in 0..2 {
+        let mut visitor = dial(server.tcp_address());
         visitor.write_all(b"hello").unwrap();
         let signal = client.control.next_signal();
         let Signal::Tcp { id, .. } = signal else {
             panic!("{signal:?}");
         };
         named.push(id);
+        visitors.push(visitor);
     }
     let place = named.iter().position(|id| *id == other).unwrap();
     assert!(named.contains(&first), "{named:?}");
